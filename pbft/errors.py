@@ -42,7 +42,8 @@ class PbftError(Exception):
 
 
 class Rejected(PbftError):
-    """Input from outside was not accepted. Carries the reason; never escapes the node's receive path."""
+    """Input from outside was not accepted. Carries the reason; never escapes the node's receive
+    path."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{reason.value}: {detail}" if detail else reason.value)

@@ -1,6 +1,7 @@
 """The genesis: what all replicas and clients of one cluster must agree on (protocol.md section 3).
 
-The SHA-256 of the file's bytes is the `cluster_id`, which every signature covers. Addresses are not in it:
+The SHA-256 of the file's bytes is the `cluster_id`, which every signature covers. Addresses are
+not in it:
 a moved container must not change the cluster.
 """
 
@@ -90,14 +91,16 @@ class Genesis:
         return self._index.get(key)
 
     def admits(self, client: ClientKey) -> bool:
-        """Whether a request signed by this client is acceptable (a pure function of the genesis)."""
+        """Whether a request signed by this client is acceptable (a pure function of the
+        genesis)."""
         return self.open_admission or client in self.clients
 
 
 def dump_genesis(genesis: Genesis) -> bytes:
-    """The genesis as the bytes of a TOML file; the cluster id is their hash, so write them unchanged."""
+    """The genesis as the bytes of a TOML file; the cluster id is their hash, so write them
+    unchanged."""
     lines = [
-        "# The constitution of one cluster. Its SHA-256 is the cluster id: any change makes another cluster.",
+        "# The constitution of one cluster. Its SHA-256 is the cluster id: change nothing.",
         f"format = {FORMAT_VERSION}",
         f'nonce = "{genesis.nonce.hex()}"',
         f"open_admission = {'true' if genesis.open_admission else 'false'}",
@@ -114,7 +117,8 @@ def dump_genesis(genesis: Genesis) -> bytes:
 
 
 def parse_genesis(data: bytes) -> Genesis:
-    """Reads the bytes of a genesis file. Raises ConfigurationError, naming the field, for anything odd."""
+    """Reads the bytes of a genesis file. Raises ConfigurationError, naming the field, for
+    anything odd."""
     try:
         document = tomllib.loads(data.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -1,6 +1,8 @@
-"""Every limit on what a peer or a client can make a replica hold, in one place (protocol.md section 14).
+"""Every limit on what a peer or a client can make a replica hold, in one place (protocol.md
+section 14).
 
-`ProtocolLimits` are part of the genesis: acceptance and execution depend on them, so they are the same
+`ProtocolLimits` are part of the genesis: acceptance and execution depend on them, so they are the
+same
 everywhere. `LocalLimits` only protect one replica's memory and may differ between replicas.
 """
 
@@ -49,7 +51,8 @@ class LocalLimits:
     held_reads: int = 8_192
     evidence: int = 256
     bodies_per_slot: int = 8
-    """Batches kept for one slot over several views; the accepted and the prepared one always stay."""
+    """Batches kept for one slot over several views; the accepted and the prepared one always
+    stay."""
     status_interval_us: int = 20_000
     """Statuses of one peer looked at: at most one per interval."""
     healing_bytes_per_status: int = 4 * MIB

@@ -1,6 +1,8 @@
-"""The messages as frozen dataclasses, one per message of the paper (design: protocol.md sections 3 to 9).
+"""The messages as frozen dataclasses, one per message of the paper (design: protocol.md sections
+3 to 9).
 
-Generated protobuf classes never leave the codec; these are what the rest of the program sees. A message
+Generated protobuf classes never leave the codec; these are what the rest of the program sees. A
+message
 here has the right lengths and types, but nothing about it is verified until the verifier says so.
 """
 
@@ -95,7 +97,8 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """(v, n, d): what a pre-prepare, a prepare and a commit say; the Signed's kind tells which it is."""
+    """(v, n, d): what a pre-prepare, a prepare and a commit say; the Signed's kind tells which it
+    is."""
 
     view: View
     sequence: SequenceNumber
@@ -130,7 +133,8 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class PreparedProof:
-    """A claim to a prepared certificate, not yet verified: a signed pre-prepare and q - 1 signed prepares."""
+    """A claim to a prepared certificate, not yet verified: a signed pre-prepare and q - 1 signed
+    prepares."""
 
     pre_prepare: Signed
     prepares: tuple[Signed, ...]
@@ -164,7 +168,8 @@ class NewView:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a replica has and lacks (protocol.md section 8). Bit k of a bitmap speaks of sequence h + 1 + k."""
+    """What a replica has and lacks (protocol.md section 8). Bit k of a bitmap speaks of sequence
+    h + 1 + k."""
 
     view: View
     normal: bool
@@ -272,10 +277,11 @@ class StateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One bucket's part of the state digest: number of records, their bytes, their homomorphic sum."""
+    """One bucket's part of the state digest: number of records, their size in bytes (keys and
+    values), homomorphic sum."""
 
     count: int
-    bytes: int
+    size: int
     sum: bytes
 
 
@@ -322,7 +328,8 @@ PeerItem: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A client's request as it sends it; the flag is unsigned and may vary between retransmissions."""
+    """A client's request as it sends it; the flag is unsigned and may vary between
+    retransmissions."""
 
     request: Signed
     full_results: bool
@@ -372,14 +379,15 @@ SignedMessage: TypeAlias = (
     | ReadReplies
 )
 
-M = TypeVar("M", covariant=True)
+M_co = TypeVar("M_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Authenticated(Generic[M]):
-    """A message whose envelope the verifier checked: made by pbft.crypto.verifier and nowhere else."""
+class Authenticated(Generic[M_co]):
+    """A message whose envelope the verifier checked: made by pbft.crypto.verifier and nowhere
+    else."""
 
-    message: M
+    message: M_co
     signed: Signed
     digest: Digest = field(default=b"")
     """For a Request: the digest of its payload; else empty."""
@@ -393,7 +401,8 @@ class Authenticated(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedBatch:
-    """A body that hashes to `digest`, every request in it well-formed, signed, admitted, within limits."""
+    """A body that hashes to `digest`, every request in it well-formed, signed, admitted, within
+    limits."""
 
     digest: Digest
     encoded: bytes
@@ -414,7 +423,8 @@ class VerifiedProposal:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCommitted:
-    """Authentic commits, all for one (v, n, d), with the valid body of d (None: d is the null digest)."""
+    """Authentic commits, all for one (v, n, d), with the valid body of d (None: d is the null
+    digest)."""
 
     commits: tuple[Authenticated[Commit], ...]
     batch: VerifiedBatch | None

@@ -16,7 +16,8 @@ class Thresholds:
     """The counts that certificates need.
 
     Invariants for every value made by `of` (property-tested for n in 4..31):
-    two quorums share at least f + 1 replicas, so at least one honest one; a quorum shares a replica with
+    two quorums share at least f + 1 replicas, so at least one honest one; a quorum shares a
+    replica with
     the honest part (>= q - f) of any other; the honest alone (n - f) can form a quorum.
     """
 
@@ -31,7 +32,8 @@ class Thresholds:
     def of(cls, replicas: int) -> "Thresholds":
         """Thresholds for n replicas. Raises ValueError outside 4..31.
 
-        f = floor((n - 1) / 3), the most for which n > 3f. q = ceil((n + f + 1) / 2): two sets of q among
+        f = floor((n - 1) / 3), the most for which n > 3f. q = ceil((n + f + 1) / 2): two sets of
+        q among
         n share at least 2q - n >= f + 1 members; it equals 2f + 1 only when n = 3f + 1.
         """
         if not MIN_REPLICAS <= replicas <= MAX_REPLICAS:
@@ -48,12 +50,14 @@ class Thresholds:
 
     @property
     def prepares(self) -> int:
-        """q - 1 prepares of distinct backups, which with the primary's pre-prepare make a quorum."""
+        """q - 1 prepares of distinct backups, which with the primary's pre-prepare make a
+        quorum."""
         return self.quorum - 1
 
     @property
     def recalls(self) -> int:
-        """q - 1 peers that answered a Recall: with the asker a quorum, so one honest witness of each vote."""
+        """q - 1 peers that answered a Recall: with the asker a quorum, so one honest witness of
+        each vote."""
         return self.quorum - 1
 
     def primary_of(self, view: View) -> ReplicaId:

@@ -1,6 +1,7 @@
 """The vocabulary: names for the integers and byte strings that the protocol speaks of.
 
-Aliases rather than NewTypes: the values cross the wire and the disk constantly, and a wrapper call per
+Aliases rather than NewTypes: the values cross the wire and the disk constantly, and a wrapper
+call per
 field would be noise. The words are the paper's; see pbft/README.md for the glossary.
 """
 

@@ -1,4 +1,5 @@
-"""The protocol: PBFT as a pure, deterministic state machine (Castro & Liskov, OSDI'99; design: protocol.md).
+"""The protocol: PBFT as a pure, deterministic state machine (Castro & Liskov, OSDI'99; design:
+protocol.md).
 
 The contract in ten lines. One caller owns a `Replica` and runs it like this::
 
@@ -14,7 +15,8 @@ The contract in ten lines. One caller owns a `Replica` and runs it like this::
             case Deadline():              perform(replica.tick(now))
 
 `perform` does the effects in order: what leaves waits for every earlier Persist to be durable
-(pbft.core.effects). `now` is an Instant whose monotonic part never decreases. Nothing in this package
+(pbft.core.effects). `now` is an Instant whose monotonic part never decreases. Nothing in this
+package
 does IO, reads a clock, draws a random number, or is `async`; time comes in, effects go out. An
 AssertionError out of a step is a bug of ours and must end the process.
 """

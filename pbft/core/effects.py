@@ -1,8 +1,11 @@
-"""What the core wants done: values, in the order in which they must happen (protocol.md section 10).
+"""What the core wants done: values, in the order in which they must happen (protocol.md section
+10).
 
 A step returns a list of effects. The runtime performs them so that nothing which leaves the replica
-(Send, Broadcast, Answer) leaves before every Persist that came earlier, in this step or in an earlier one,
-is durable; except that `Persist(gates=False)` holds nothing back by itself: it is merely written, in order.
+(Send, Broadcast, Answer) leaves before every Persist that came earlier, in this step or in an
+earlier one,
+is durable; except that `Persist(gates=False)` holds nothing back by itself: it is merely written,
+in order.
 """
 
 from dataclasses import dataclass
@@ -18,7 +21,8 @@ from pbft.types import ClientKey, Digest, ReplicaId, SequenceNumber, View
 
 @dataclass(frozen=True, slots=True)
 class AcceptedRecord:
-    """A pre-prepare accepted (by the primary: proposed) here, with its body; `batch` is empty for null."""
+    """A pre-prepare accepted (by the primary: proposed) here, with its body; `batch` is empty for
+    null."""
 
     view: View
     sequence: SequenceNumber
@@ -29,7 +33,8 @@ class AcceptedRecord:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRecord:
-    """The prepared certificate behind a commit of this replica. Its body is in an AcceptedRecord."""
+    """The prepared certificate behind a commit of this replica. Its body is in an
+    AcceptedRecord."""
 
     view: View
     sequence: SequenceNumber
@@ -99,7 +104,8 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Make the own state at stable checkpoint `sequence` durable, with its certificate; then call `on_merged`."""
+    """Make the own state at stable checkpoint `sequence` durable, with its certificate; then call
+    `on_merged`."""
 
     sequence: SequenceNumber
     digest: Digest
@@ -156,7 +162,8 @@ class Halt:
 
 
 class EventName(Enum):
-    """Stable names of what a replica reports; also the event names in logs and in the event stream."""
+    """Stable names of what a replica reports; also the event names in logs and in the event
+    stream."""
 
     PRE_PREPARED = "pre_prepared"
     PREPARED = "prepared"
@@ -174,8 +181,10 @@ class EventName(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something worth seeing; never needed for correctness. `value` depends on the name: requests in the
-    batch (PRE_PREPARED, EXECUTED), the accused replica (EVIDENCE), else 0; `detail` is from a fixed set."""
+    """Something worth seeing; never needed for correctness. `value` depends on the name: requests
+    in the
+    batch (PRE_PREPARED, EXECUTED), the accused replica (EVIDENCE), else 0; `detail` is from a
+    fixed set."""
 
     name: EventName
     view: View
@@ -186,7 +195,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A message was not accepted: to be counted. `peer` is the sender's index, None for a client."""
+    """A message was not accepted: to be counted. `peer` is the sender's index, None for a
+    client."""
 
     message: str
     reason: Reason

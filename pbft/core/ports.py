@@ -1,6 +1,7 @@
 """What the core calls synchronously: pure and deterministic helpers that other floors implement.
 
-The state is a port and not an effect because executing needs its answers at once; its disk work is an
+The state is a port and not an effect because executing needs its answers at once; its disk work
+is an
 effect (Merge, Install).
 """
 
@@ -20,7 +21,8 @@ class Signer(Protocol):
 
 
 class CertificateVerifier(Protocol):
-    """Checks envelopes nested in certificates, lazily and at most once each (they are remembered)."""
+    """Checks envelopes nested in certificates, lazily and at most once each (they are
+    remembered)."""
 
     def is_authentic(self, signed: Signed) -> bool:
         """Whether `signed.signer` is a replica of this cluster and its signature is right."""
@@ -32,7 +34,8 @@ class CertificateVerifier(Protocol):
 
 
 class Records(Protocol):
-    """What a service sees of the replicated state: records (key, version) -> value within one domain."""
+    """What a service sees of the replicated state: records (key, version) -> value within one
+    domain."""
 
     def get(self, key: bytes) -> tuple[int, bytes] | None:
         """The highest version of `key` with its value, None if there is none."""
@@ -47,12 +50,14 @@ class Records(Protocol):
         ...
 
     def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int, bytes]]:
-        """(key, highest version, value) for start <= key < end (None: to the end), ascending by key."""
+        """(key, highest version, value) for start <= key < end (None: to the end), ascending by
+        key."""
         ...
 
 
 class State(Protocol):
-    """The replicated state: all records of all domains, with digests at checkpoints (protocol.md 6, 10)."""
+    """The replicated state: all records of all domains, with digests at checkpoints (protocol.md
+    6, 10)."""
 
     def domain(self, domain: int) -> Records:
         """The records of one domain (0..255)."""
@@ -64,29 +69,34 @@ class State(Protocol):
         ...
 
     def seal(self, sequence: SequenceNumber) -> Digest:
-        """Closes the layer of changes up to `sequence` and returns the digest of the state there."""
+        """Closes the layer of changes up to `sequence` and returns the digest of the state
+        there."""
         ...
 
     # Source of a transfer: a snapshot is the durable checkpoint, pinned.
 
     def pin(self) -> "Snapshot":
-        """The state at the durable checkpoint, readable until released whatever happens meanwhile."""
+        """The state at the durable checkpoint, readable until released whatever happens
+        meanwhile."""
         ...
 
     # Target of a transfer.
 
     def stage(self, leaves: Sequence[Leaf], digest: Digest) -> bytes | None:
-        """Begins a transfer to the state with this digest: None if the leaves do not hash to it, else a
+        """Begins a transfer to the state with this digest: None if the leaves do not hash to it,
+        else a
         bitmap of the buckets (bit k of byte k // 8) that differ from the own durable state."""
         ...
 
     def stage_records(self, records: Sequence[StateRecord], buckets: bytes) -> bool:
-        """Adds records of the given buckets to the stage; False (and nothing added) if one is of another
+        """Adds records of the given buckets to the stage; False (and nothing added) if one is of
+        another
         bucket, a duplicate, or more than its leaf allows."""
         ...
 
     def staged(self, buckets: bytes) -> bytes:
-        """Verifies the given buckets against their leaves; returns the bitmap of those that are wrong
+        """Verifies the given buckets against their leaves; returns the bitmap of those that are
+        wrong
         (their staged records are dropped)."""
         ...
 

@@ -1,4 +1,5 @@
-"""What one replica may set for itself without the others: timers and pipeline depth (protocol.md 15)."""
+"""What one replica may set for itself without the others: timers and pipeline depth (protocol.md
+15)."""
 
 from dataclasses import dataclass, field
 
