@@ -15,6 +15,21 @@ MESSAGE_BYTES_MAX = 16 * MIB
 """One decoded message; the codec refuses more (OVERSIZE)."""
 TRANSPORT_BYTES_MAX = 32 * MIB
 """gRPC's receive limit: between the two, OVERSIZE can still be counted."""
+MESSAGE_ELEMENTS_MAX = 131_072
+"""Elements of lists in one message, all levels together: what a parser allocates for empty ones is
+many times their encoding."""
+REPLIES_ELEMENTS_MAX = 1_048_576
+"""The same for what a client reads: one batch may decide 1,000 requests of 1,024 results each."""
+STATUS_BITMAP_BYTES_MAX = 8 * KIB
+"""One bitmap of a Status: windows up to 65,536 sequence numbers."""
+VERIFIED_ENVELOPES = 65_536
+"""Signatures of replicas known to be good, remembered by a 32-byte digest each."""
+VERIFIED_REQUESTS = 16_384
+VERIFIED_REQUEST_BYTES = 8 * MIB
+"""Verified requests remembered, in number and in bytes of their payloads."""
+VERIFIED_BATCHES = 256
+VERIFIED_BATCH_BYTES = 16 * MIB
+"""Verified batches remembered, in number and in bytes of their encoding."""
 TRANSFER_CHUNK_BYTES = 1 * MIB
 """Records in one chunk of a state transfer (at least one record travels whatever its size)."""
 
@@ -38,6 +53,12 @@ class ProtocolLimits:
     """Cached results per client; beyond, only their digest is kept (RESULT_FORGOTTEN)."""
     clients: int = 100_000
     """Clients admitted in an open cluster; one more is answered CLIENT_REFUSED."""
+    records_per_operation: int = 100_000
+    """Records that one operation of the service may read and write."""
+    record_bytes_per_operation: int = 64 * MIB
+    """Bytes of the records that one operation reads and writes: bounds its time and its memory."""
+    result_bytes: int = 4 * MIB
+    """One result; more than twice operation_bytes, so that whatever could be put can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,5 +77,9 @@ class LocalLimits:
     status_interval_us: int = 20_000
     """Statuses of one peer looked at: at most one per interval."""
     healing_bytes_per_status: int = 4 * MIB
+    view_change_interval_us: int = 50_000
+    """View-changes of one signer looked at: at most one per interval."""
+    transfer_idle_us: int = 30_000_000
+    """A snapshot pinned for a peer that asks for nothing is released after this."""
     fetch_digests: int = 256
     """Bodies asked for in one status."""

@@ -8,7 +8,7 @@ effect (Merge, Install).
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from pbft.messages import Leaf, Signed, SignedMessage, StateChunk, StateRecord
+from pbft.messages import Leaf, Signed, SignedMessage, StateChunk, StateRecord, VerifiedBatch
 from pbft.types import ClientKey, Digest, Micros, SequenceNumber
 
 
@@ -30,6 +30,15 @@ class CertificateVerifier(Protocol):
 
     def decode(self, signed: Signed) -> SignedMessage:
         """The message in the payload. Raises Rejected(MALFORMED)."""
+        ...
+
+    def verified_batch(self, encoded: bytes) -> VerifiedBatch:
+        """The body with every request in it verified. Raises Rejected(BAD_BODY | OVERSIZE)."""
+        ...
+
+    def restored_batch(self, encoded: bytes) -> VerifiedBatch:
+        """A body from the own vote log, verified before it was written: decoded, not verified
+        again."""
         ...
 
 
@@ -66,6 +75,11 @@ class State(Protocol):
     @property
     def durable_sequence(self) -> SequenceNumber:
         """The checkpoint that is on disk: where a restart begins."""
+        ...
+
+    @property
+    def durable_digest(self) -> Digest:
+        """The digest of the durable checkpoint; empty for sequence 0."""
         ...
 
     def seal(self, sequence: SequenceNumber) -> Digest:

@@ -1,0 +1,230 @@
+"""The client of the key-value cluster (service.md section 5).
+
+Every answer it returns is vouched for by f + 1 replicas (q for a fast linearizable read), so no f of them
+can make it return anything wrong, whatever they send.
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeAlias
+
+from pbft.crypto.keys import load_key_pair
+from pbft.crypto.signing import ClientSigner
+from pbft.errors import ConfigurationError
+from pbft.genesis import Genesis, parse_genesis
+from pbft.messages import Consistency
+from pbft_client import kv
+from pbft_client.cluster_file import ClusterFile, load_cluster_file
+from pbft_client.engine import ClientSettings, Engine, Settled
+from pbft_client.errors import InvalidCall
+from pbft_client.grpc_environment import grpc
+from pbft_client.results import (
+    CasResult,
+    DeleteResult,
+    Executed,
+    Execution,
+    KeyValue,
+    PutResult,
+    RangeResult,
+)
+from pbft_client.session import Settlement
+
+ReadConsistency: TypeAlias = Literal["linearizable", "ordered", "stale"]
+"""linearizable: q replicas at once, ordered if they do not agree; ordered: like a write; stale: any state
+that f + 1 replicas agree on, possibly an old one."""
+
+_FAST: dict[str, Consistency | None] = {
+    "linearizable": Consistency.LINEARIZABLE,
+    "ordered": None,
+    "stale": Consistency.STALE,
+}
+
+
+class Client:
+    """Many calls in flight at once are the normal case: calls that wait together travel together.
+
+    Every call takes `timeout` in seconds (None: the client's default), and ends with its result, with
+    one of pbft_client.errors, or cancelled; `may_take_effect(error)` tells a definite failure from an
+    unknown outcome. Not thread-safe; SyncClient is.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Use `connect`."""
+        self._engine = engine
+
+    @classmethod
+    async def connect(
+        cls,
+        cluster: str | Path | ClusterFile,
+        key: str | Path | None = None,
+        *,
+        timeout: float = 10.0,
+        settings: ClientSettings | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> Self:
+        """Connects to a cluster described by its cluster.toml.
+
+        `key`: the client's private key file, by default the one that cluster.toml names. `timeout`:
+        seconds until enough replicas must be connected. `credentials` of None means plain text.
+        Raises ConfigurationError, or TooFewAnswers if too few replicas can be reached.
+        """
+        if not isinstance(cluster, ClusterFile):
+            cluster = load_cluster_file(Path(cluster))
+        genesis = _load_genesis(cluster)
+        key_file = cluster.key if key is None else Path(key)
+        if key_file is None:
+            raise ConfigurationError("cluster.toml names no key: give the client's key file")
+        signer = ClientSigner(load_key_pair(key_file), genesis.cluster_id)
+        addresses = [replica.client for replica in cluster.replicas]
+        engine = Engine(genesis, signer, addresses, settings or ClientSettings(), credentials)
+        await engine.start(timeout)
+        return cls(engine)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the session, so that it no longer counts among the client's, and the connections."""
+        await self._engine.close()
+
+    @property
+    def signature_checks(self) -> int:
+        """Signatures of replicas checked so far: at most f + 1 per request, usually fewer."""
+        return self._engine.opener.signature_checks
+
+    async def put(
+        self,
+        key: bytes,
+        value: bytes,
+        *,
+        return_previous: bool = False,
+        timeout: float | None = None,
+    ) -> PutResult:
+        """Stores a value. Raises a ClientError."""
+        operation = kv.encode_put(key, value, return_previous=return_previous)
+        return kv.decode_put(*await self._ordered(operation, True, timeout))
+
+    async def delete(
+        self,
+        key: bytes | None = None,
+        *,
+        prefix: bytes | None = None,
+        range_end: bytes | None = None,
+        return_previous: bool = False,
+        timeout: float | None = None,
+    ) -> DeleteResult:
+        """Deletes a key, an interval [key, range_end), or all keys with a prefix. Raises a
+        ClientError."""
+        start, end = kv.interval_of(key, prefix, range_end)
+        operation = kv.encode_delete(start, end, return_previous=return_previous)
+        return kv.decode_delete(*await self._ordered(operation, True, timeout))
+
+    async def cas(
+        self, key: bytes, *, expect: bytes | None, value: bytes, timeout: float | None = None
+    ) -> CasResult:
+        """Stores `value` if the key has the value `expect`, or (None) if it does not exist. The result
+        is true if it did. Raises a ClientError."""
+        operation = kv.encode_cas(key, expect, value)
+        return kv.decode_cas(*await self._ordered(operation, True, timeout))
+
+    async def get(
+        self,
+        key: bytes,
+        *,
+        consistency: ReadConsistency = "linearizable",
+        timeout: float | None = None,
+    ) -> KeyValue | None:
+        """The key with its value and revisions, None if it does not exist. Raises a ClientError."""
+        found = await self.range(key, consistency=consistency, timeout=timeout)
+        return found.items[0] if found.items else None
+
+    async def range(
+        self,
+        key: bytes | None = None,
+        *,
+        prefix: bytes | None = None,
+        range_end: bytes | None = None,
+        limit: int = 0,
+        revision: int = 0,
+        keys_only: bool = False,
+        count_only: bool = False,
+        with_revision: bool = False,
+        consistency: ReadConsistency = "linearizable",
+        timeout: float | None = None,
+    ) -> RangeResult:
+        """One key, an interval [key, range_end), or all keys with a prefix, ascending.
+
+        `limit` 0 means all; `revision` 0 the latest. `with_revision` asks a fast read for the revision of
+        the store too, which makes it match less often while others write. Raises a ClientError.
+        """
+        start, end = kv.interval_of(key, prefix, range_end)
+        operation = kv.encode_range(
+            start,
+            end,
+            limit=limit,
+            revision=revision,
+            keys_only=keys_only,
+            count_only=count_only,
+            with_revision=with_revision,
+        )
+        if consistency not in _FAST:
+            raise InvalidCall(f"consistency must be one of {', '.join(_FAST)}")
+        fast = _FAST[consistency]
+        if fast is None:
+            return kv.decode_range(*await self._ordered(operation, False, timeout))
+        settled, index = await self._engine.call(
+            operation, changes=False, consistency=fast, timeout_seconds=timeout
+        )
+        return kv.decode_range(*_result(settled, index))
+
+    async def execute(self, operation: bytes, *, timeout: float | None = None) -> Executed:
+        """Runs an operation of a service other than the store. Raises a ClientError."""
+        return Executed(*await self._ordered(operation, True, timeout))
+
+    async def _ordered(
+        self, operation: bytes, changes: bool, timeout: float | None
+    ) -> tuple[bytes, Execution]:
+        settled, index = await self._engine.call(
+            operation, changes=changes, timeout_seconds=timeout
+        )
+        assert isinstance(settled, Settlement)
+        return _ordered_result(settled, index)
+
+
+def _result(settled: Settled, index: int) -> tuple[bytes, Execution | None]:
+    """The call's own result, and its place in the order if it has one."""
+    if isinstance(settled, Settlement):
+        return _ordered_result(settled, index)
+    assert settled.decision is not None
+    return settled.decision.results[index], None
+
+
+def _ordered_result(settled: Settlement, index: int) -> tuple[bytes, Execution]:
+    decision = settled.decision
+    execution = Execution(
+        decision.sequence, settled.session, settled.number, index, decision.agreed_time_us
+    )
+    return decision.results[index], execution
+
+
+def _load_genesis(cluster: ClusterFile) -> Genesis:
+    try:
+        genesis = parse_genesis(cluster.genesis.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read the genesis {cluster.genesis}: {error.strerror}"
+        ) from error
+    if len(cluster.replicas) != len(genesis.replicas):
+        raise ConfigurationError(
+            f"cluster.toml has {len(cluster.replicas)} replicas, the genesis "
+            f"{len(genesis.replicas)}: they belong to different clusters"
+        )
+    return genesis

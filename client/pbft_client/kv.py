@@ -1,0 +1,144 @@
+"""The key-value operations as bytes, and their results as values (service.md sections 2 and 3)."""
+
+from google.protobuf.message import DecodeError
+
+from pbft.wire import kv_pb2
+from pbft_client.errors import ClientError, InvalidCall, ServiceError
+from pbft_client.results import (
+    CasResult,
+    DeleteResult,
+    Execution,
+    KeyValue,
+    PutResult,
+    RangeResult,
+)
+
+_ALL_KEYS = b"\x00"
+
+
+class UnexpectedResult(ClientError):
+    """f + 1 replicas vouch for a result that the key-value store never gives: the cluster runs another
+    service. The operation was executed."""
+
+    may_take_effect = True
+
+
+def encode_put(key: bytes, value: bytes, *, return_previous: bool) -> bytes:
+    """Put without a lease."""
+    put = kv_pb2.PutRequest(key=key, value=value, prev_kv=return_previous)
+    return kv_pb2.RequestOp(request_put=put).SerializeToString()
+
+
+def encode_delete(key: bytes, range_end: bytes, *, return_previous: bool) -> bytes:
+    """DeleteRange."""
+    delete = kv_pb2.DeleteRangeRequest(key=key, range_end=range_end, prev_kv=return_previous)
+    return kv_pb2.RequestOp(request_delete_range=delete).SerializeToString()
+
+
+def encode_cas(key: bytes, expect: bytes | None, value: bytes) -> bytes:
+    """A transaction with one compare: of the value, or (None) with a key that does not exist, whose
+    version is 0 (rule 16)."""
+    compare = kv_pb2.Compare(result=kv_pb2.Compare.EQUAL, key=key)
+    if expect is None:
+        compare.target = kv_pb2.Compare.VERSION
+        compare.version = 0
+    else:
+        compare.target = kv_pb2.Compare.VALUE
+        compare.value = expect
+    put = kv_pb2.RequestOp(request_put=kv_pb2.PutRequest(key=key, value=value))
+    transaction = kv_pb2.TxnRequest(compare=[compare], success=[put])
+    return kv_pb2.RequestOp(request_txn=transaction).SerializeToString()
+
+
+def encode_range(
+    key: bytes,
+    range_end: bytes,
+    *,
+    limit: int = 0,
+    revision: int = 0,
+    keys_only: bool = False,
+    count_only: bool = False,
+    with_revision: bool = False,
+) -> bytes:
+    """Range in ascending order of keys."""
+    request = kv_pb2.RangeRequest(
+        key=key,
+        range_end=range_end,
+        limit=limit,
+        revision=revision,
+        keys_only=keys_only,
+        count_only=count_only,
+        with_revision=with_revision,
+    )
+    return kv_pb2.RequestOp(request_range=request).SerializeToString()
+
+
+def interval_of(
+    key: bytes | None, prefix: bytes | None, range_end: bytes | None
+) -> tuple[bytes, bytes]:
+    """(key, range_end) on the wire of one key, of an interval, or of all keys with a prefix.
+
+    Raises InvalidCall unless exactly one of `key` and `prefix` is given, and `range_end` only with `key`.
+    """
+    if prefix is None and key is not None:
+        return key, b"" if range_end is None else range_end
+    if prefix is None or key is not None or range_end is not None:
+        raise InvalidCall("give either a key (and range_end, if wanted) or a prefix")
+    return prefix or _ALL_KEYS, prefix_end(prefix)
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The first key after all keys with this prefix; "\\0", which means no end, if there is none."""
+    stem = prefix.rstrip(b"\xff")
+    if not stem:
+        return _ALL_KEYS
+    return stem[:-1] + bytes((stem[-1] + 1,))
+
+
+def decode_put(result: bytes, execution: Execution) -> PutResult:
+    """Raises ServiceError if the store refused, UnexpectedResult if it is no store."""
+    put = _response(result, "response_put").response_put
+    previous = _key_value(put.prev_kv) if put.HasField("prev_kv") else None
+    return PutResult(put.header.revision, previous, execution)
+
+
+def decode_delete(result: bytes, execution: Execution) -> DeleteResult:
+    """Raises ServiceError if the store refused, UnexpectedResult if it is no store."""
+    delete = _response(result, "response_delete_range").response_delete_range
+    previous = tuple([_key_value(pair) for pair in delete.prev_kvs])
+    return DeleteResult(delete.header.revision, delete.deleted, previous, execution)
+
+
+def decode_cas(result: bytes, execution: Execution) -> CasResult:
+    """Raises ServiceError if the store refused, UnexpectedResult if it is no store."""
+    transaction = _response(result, "response_txn").response_txn
+    return CasResult(transaction.succeeded, transaction.header.revision, execution)
+
+
+def decode_range(result: bytes, execution: Execution | None) -> RangeResult:
+    """Raises ServiceError if the store refused, UnexpectedResult if it is no store."""
+    response = _response(result, "response_range").response_range
+    items = tuple([_key_value(pair) for pair in response.kvs])
+    # No store has revision 0: that is how a fast read leaves it out.
+    return RangeResult(
+        items, response.count, response.more, response.header.revision or None, execution
+    )
+
+
+def _response(result: bytes, kind: str) -> kv_pb2.ResponseOp:
+    try:
+        decoded = kv_pb2.Result.FromString(result)
+    except DecodeError as error:
+        raise UnexpectedResult("the cluster's service is not the key-value store") from error
+    response = decoded.response
+    if response.WhichOneof("response") == kind:
+        return response
+    if decoded.HasField("error"):
+        raise ServiceError(decoded.error.code, decoded.error.message)
+    raise UnexpectedResult(f"the cluster's service did not answer with {kind}")
+
+
+def _key_value(pair: kv_pb2.KeyValue) -> KeyValue:
+    return KeyValue(
+        pair.key, pair.value, pair.create_revision, pair.mod_revision, pair.version, pair.lease
+    )

@@ -1,0 +1,279 @@
+"""Reads that are not ordered (protocol.md section 11): one question to all, one round trip.
+
+Sans-IO, like the session. A linearizable read needs q answers alike, a stale one f + 1. When a
+linearizable
+read does not get them, because replicas are at different points of the order or do not answer, its
+calls
+are handed back, and the owner orders them like writes: slower, and always right. A stale read is
+asked anew.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pbft.codec import encode_client_item
+from pbft.crypto.digest import query_digest
+from pbft.genesis import Genesis
+from pbft.limits import KIB
+from pbft.messages import Consistency, ReadRequest
+from pbft.types import Instant, Micros, ReplicaId
+
+from pbft_client.collector import Ignored, ReadCollector, ReadDecision
+from pbft_client.envelope import ReadEnvelope
+from pbft_client.errors import Answers
+from pbft_client.gathering import Call, Carrier, GatherSettings, Transmission, WaitingCalls
+
+QUERY_OVERHEAD_BYTES = 5
+_NONCES = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """Timing and sizes of the reads of one client; none of it affects safety."""
+
+    gather: GatherSettings = field(
+        default_factory=lambda: GatherSettings(under_way=4, enough_calls=64, patience_us=5_000)
+    )
+    queries: int = 256
+    """Queries in one ReadRequest. All of them must match together, so not too many."""
+    query_bytes: int = 256 * KIB
+    linearizable_wait_us: Micros = 200_000
+    """After this long a linearizable read is ordered instead."""
+    stale_wait_us: Micros = 50_000
+    """After this long a stale read is asked anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettlement:
+    """A read that is over: answered, or (`decision` None) to be ordered instead."""
+
+    calls: list[Call | None]
+    """Its calls in order; None where a call was given up before."""
+    decision: ReadDecision | None
+
+
+class Inquiry(Carrier):
+    """One ReadRequest under way."""
+
+    __slots__ = ("collector", "consistency", "deadline_us", "full_from")
+
+    def __init__(
+        self,
+        calls: list[Call],
+        consistency: Consistency,
+        collector: ReadCollector,
+        deadline_us: Micros,
+        full_from: ReplicaId,
+    ) -> None:
+        super().__init__(calls)
+        self.consistency = consistency
+        self.collector = collector
+        self.deadline_us = deadline_us
+        self.full_from = full_from
+        """The replica that was asked for the results themselves."""
+
+
+class Reads:
+    """The fast reads of one client process. Not thread-safe; performs no IO."""
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        first_nonce: int,
+        random: Callable[[], float],
+        settings: ReadSettings | None = None,
+    ) -> None:
+        """`first_nonce`: 64 random bits, so that no answer to an earlier process fits; `random`:
+        uniform in
+        [0, 1), to spread the clients' reads over the replicas."""
+        self._settings = settings or ReadSettings()
+        self._thresholds = genesis.thresholds
+        self._nonce = first_nonce % _NONCES
+        self._waiting = {
+            consistency: WaitingCalls(self._settings.gather) for consistency in Consistency
+        }
+        self._wanted: dict[Call, Consistency] = {}
+        """What the waiting calls and those under way want."""
+        self._under_way: dict[int, Inquiry] = {}
+        self._connected: set[ReplicaId] = set()
+        self._full_from = int(random() * self._thresholds.replicas)
+        """The replica asked for full results; the next one takes over when it fails."""
+        self.ignored: Counter[Ignored] = Counter()
+        """Answers that did not count, by reason."""
+
+    def enqueue(self, call: Call, consistency: Consistency) -> None:
+        """Takes a call whose operation is a query; a later `poll` sends it."""
+        self._wanted[call] = consistency
+        self._waiting[consistency].add(call)
+
+    def abandon(self, call: Call) -> None:
+        """Nobody waits for `call` any more."""
+        consistency = self._wanted.pop(call)
+        inquiry = call.carrier
+        if inquiry is None:
+            self._waiting[consistency].remove(call)
+            return
+        inquiry.drop(call)
+        if not inquiry.live:
+            self._under_way = {n: other for n, other in self._under_way.items() if other.live}
+
+    def close(self) -> list[Call]:
+        """Drops everything; returns the calls that will get no answer."""
+        dropped = list(self._wanted)
+        self._wanted.clear()
+        self._under_way.clear()
+        for waiting in self._waiting.values():
+            waiting.take_all()
+        return dropped
+
+    def answers(self, call: Call) -> Answers:
+        """Who answered a call so far, for the text of an error."""
+        needed = self._needed(self._wanted[call])
+        inquiry = call.carrier
+        if not isinstance(inquiry, Inquiry):
+            return Answers(self._thresholds.replicas, needed)
+        collector = inquiry.collector
+        answered = tuple(sorted(collector.answered))
+        return inquiry.answers(self._thresholds.replicas, needed, answered, collector.matching)
+
+    def link_up(self, replica: ReplicaId) -> None:
+        """The stream to `replica` is there: it is asked from the next question on."""
+        self._connected.add(replica)
+
+    def link_down(self, replica: ReplicaId) -> list[ReadSettlement]:
+        """The stream to `replica` is gone: returns the reads that can no longer succeed."""
+        self._connected.discard(replica)
+        for inquiry in self._under_way.values():
+            inquiry.collector.excuse(replica)
+        hopeless = [
+            nonce for nonce, inquiry in self._under_way.items() if self._is_lost(inquiry)
+        ]
+        return [self._hand_back(nonce) for nonce in hopeless]
+
+    def receive(self, envelope: ReadEnvelope) -> list[ReadSettlement]:
+        """Counts the answers of one replica; returns the reads that are over by them."""
+        settlements = []
+        for reply in envelope.message.replies:
+            inquiry = self._under_way.get(reply.nonce)
+            if inquiry is None:
+                self.ignored[Ignored.UNKNOWN_REQUEST] += 1
+                continue
+            verdict = inquiry.collector.add(reply, envelope)
+            if isinstance(verdict, ReadDecision):
+                del self._under_way[reply.nonce]
+                self._forget(inquiry)
+                settlements.append(ReadSettlement(inquiry.calls, verdict))
+                continue
+            if verdict is not None:
+                self.ignored[verdict] += 1
+            if self._is_lost(inquiry):
+                settlements.append(self._hand_back(reply.nonce))
+        return settlements
+
+    def expire(self, now: Instant) -> list[ReadSettlement]:
+        """Ends what took too long: linearizable reads are handed back, stale ones wait to be asked
+        anew."""
+        settlements = []
+        late = [n for n, inquiry in self._under_way.items() if inquiry.deadline_us <= now.monotonic_us]
+        for nonce in late:
+            if self._under_way[nonce].consistency is Consistency.LINEARIZABLE:
+                settlements.append(self._hand_back(nonce))
+                continue
+            inquiry = self._take(nonce)
+            for call in inquiry.calls:
+                if call is not None:
+                    call.carrier = None
+                    self._waiting[inquiry.consistency].add(call)
+        return settlements
+
+    def poll(self, now: Instant) -> list[Transmission]:
+        """The questions to be sent now."""
+        transmissions = []
+        for consistency, waiting in self._waiting.items():
+            # Without enough streams a question cannot be answered; the calls wait for one more.
+            while len(self._connected) >= self._needed(consistency) and waiting.may_go(
+                len(self._under_way), now.monotonic_us
+            ):
+                settings = self._settings
+                calls = waiting.take(settings.queries, settings.query_bytes, QUERY_OVERHEAD_BYTES)
+                transmissions += self._ask(calls, consistency, now)
+        return transmissions
+
+    def has_enough_links(self, consistency: Consistency) -> bool:
+        """Whether a read could be answered by the replicas that are connected."""
+        return len(self._connected) >= self._needed(consistency)
+
+    def next_deadline_us(self) -> Micros | None:
+        """When to `expire` and `poll` even if nothing happens before; None: never."""
+        deadlines = [inquiry.deadline_us for inquiry in self._under_way.values()]
+        for consistency, waiting in self._waiting.items():
+            patience_us = waiting.deadline_us(len(self._under_way))
+            if patience_us is not None and self.has_enough_links(consistency):
+                deadlines.append(patience_us)
+        return min(deadlines, default=None)
+
+    # Inside.
+
+    def _needed(self, consistency: Consistency) -> int:
+        if consistency is Consistency.STALE:
+            return self._thresholds.weak
+        return self._thresholds.quorum
+
+    def _ask(
+        self, calls: list[Call], consistency: Consistency, now: Instant
+    ) -> list[Transmission]:
+        self._nonce = (self._nonce + 1) % _NONCES
+        queries = tuple([call.operation for call in calls])
+        collector = ReadCollector(
+            self._needed(consistency),
+            self._connected,
+            self._nonce,
+            query_digest(queries),
+            len(queries),
+        )
+        wait_us = (
+            self._settings.linearizable_wait_us
+            if consistency is Consistency.LINEARIZABLE
+            else self._settings.stale_wait_us
+        )
+        while self._full_from not in self._connected:
+            self._full_from = (self._full_from + 1) % self._thresholds.replicas
+        inquiry = Inquiry(
+            calls, consistency, collector, now.monotonic_us + wait_us, self._full_from
+        )
+        self._under_way[self._nonce] = inquiry
+        others = tuple(sorted(self._connected - {self._full_from}))
+        return [
+            Transmission(
+                targets,
+                encode_client_item(ReadRequest(self._nonce, queries, consistency, full_results)),
+            )
+            for targets, full_results in (((self._full_from,), True), (others, False))
+            if targets
+        ]
+
+    @staticmethod
+    def _is_lost(inquiry: Inquiry) -> bool:
+        # A stale read that failed waits for its time to pass, so that it is not asked in a tight loop.
+        return inquiry.consistency is Consistency.LINEARIZABLE and inquiry.collector.is_hopeless
+
+    def _hand_back(self, nonce: int) -> ReadSettlement:
+        inquiry = self._take(nonce)
+        self._forget(inquiry)
+        for call in inquiry.calls:
+            if call is not None:
+                call.carrier = None
+        return ReadSettlement(inquiry.calls, None)
+
+    def _take(self, nonce: int) -> Inquiry:
+        """Ends an inquiry that failed; another replica is asked for full results from now on."""
+        inquiry = self._under_way.pop(nonce)
+        if inquiry.full_from == self._full_from:
+            self._full_from = (self._full_from + 1) % self._thresholds.replicas
+        return inquiry
+
+    def _forget(self, inquiry: Inquiry) -> None:
+        for call in inquiry.calls:
+            if call is not None:
+                del self._wanted[call]

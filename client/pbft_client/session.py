@@ -1,0 +1,384 @@
+"""A client's session: numbered, signed requests until each is decided (protocol.md section 4).
+
+Sans-IO: time and randomness are handed in, transmissions and settlements come out, so the simulator
+runs
+this very code. One loop drives it::
+
+    session.enqueue(call)                                  # as often as there are calls
+    send(session.poll(now))                                # after any of these, and at
+    tell(session.receive(envelope, now))                   # session.next_deadline_us()
+
+Exactly once: a request keeps its number and its bytes however often it is sent. It leaves only when
+f + 1
+replicas told its fate, or when all its calls were given up, their outcome reported as unknown; not
+before
+does `acknowledged` pass it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pbft.codec import encode_client_item
+from pbft.crypto.digest import request_digest
+from pbft.genesis import Genesis
+from pbft.limits import KIB
+from pbft.messages import Outcome, Refusal, Request, Signed, Submit
+from pbft.types import ClientKey, Instant, Micros, ReplicaId
+
+from pbft_client.collector import Decision, Ignored, ReplyCollector, ViewHints
+from pbft_client.envelope import ReplyEnvelope
+from pbft_client.errors import Answers
+from pbft_client.gathering import Call, Carrier, GatherSettings, Transmission, WaitingCalls
+
+REQUEST_OVERHEAD_BYTES = 256
+"""More than all fields of a Request but its operations take."""
+OPERATION_OVERHEAD_BYTES = 5
+"""Tag and length of one operation, at most."""
+
+
+class RequestSigner(Protocol):
+    """Signs as the client (pbft.crypto.signing.ClientSigner)."""
+
+    @property
+    def client(self) -> ClientKey:
+        """The public key that is the client."""
+        ...
+
+    def sign(self, message: Request) -> Signed:
+        """Encodes and signs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """Timing and sizes of one client; none of it affects safety (protocol.md section 15)."""
+
+    gather: GatherSettings = field(default_factory=GatherSettings)
+    request_operations: int = 1024
+    """Operations in one request, if the genesis allows as many."""
+    request_bytes: int = 512 * KIB
+    """Size at which a request is full, unless a single operation is larger."""
+    retransmission_first_us: Micros = 500_000
+    retransmission_cap_us: Micros = 5_000_000
+    retransmission_jitter: float = 0.25
+    """An interval is lengthened by up to this part of itself, so that clients do not march in
+    step."""
+    full_results_wait_us: Micros = 50_000
+    """How long the designated replica may be later than f + 1 digests before all are asked in
+    full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of one request."""
+
+    session: int
+    number: int
+    calls: list[Call | None]
+    """Its calls in order; None where a call was given up before."""
+    decision: Decision
+
+
+class Submission(Carrier):
+    """One request under way."""
+
+    __slots__ = (
+        "_signed",
+        "closing",
+        "collector",
+        "full_due_us",
+        "interval_us",
+        "number",
+        "resend_us",
+        "session",
+    )
+
+    def __init__(
+        self, request: Request, signed: Signed, calls: list[Call], collector: ReplyCollector
+    ) -> None:
+        super().__init__(calls)
+        self._signed = signed
+        self.collector = collector
+        self.closing = request.close_session
+        self.session = request.session
+        self.number = request.number
+        self.interval_us: Micros = 0
+        self.resend_us: Micros = 0
+        """When it is sent to all again."""
+        self.full_due_us: Micros | None = None
+        """When all are asked for the results in full; None: no reason to."""
+
+    def encode(self, *, full_results: bool) -> bytes:
+        """The item to send. The signed request in it is the same bytes every time."""
+        return encode_client_item(Submit(self._signed, full_results))
+
+
+class Session:
+    """The requests of one client process. Not thread-safe; performs no IO."""
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        signer: RequestSigner,
+        session: int,
+        random: Callable[[], float],
+        settings: SessionSettings | None = None,
+    ) -> None:
+        """`session`: wall-clock microseconds now; `random`: uniform in [0, 1), for jitter only."""
+        self._settings = settings or SessionSettings()
+        self._thresholds = genesis.thresholds
+        self._window = genesis.limits.requests_in_flight
+        self._operations_max = min(
+            self._settings.request_operations, genesis.limits.operations_per_request
+        )
+        self._bytes_max = (
+            min(self._settings.request_bytes, genesis.limits.request_bytes) - REQUEST_OVERHEAD_BYTES
+        )
+        self._signer = signer
+        self._random = random
+        self.session = session
+        """The session that new requests belong to."""
+        self._last_number = 0
+        self._unsettled: dict[int, None] = {}
+        """Numbers of `session` without a fate yet, ascending."""
+        self._waiting = WaitingCalls(self._settings.gather)
+        self._closing_call: Call | None = None
+        self._under_way: dict[tuple[int, int], Submission] = {}
+        self._resend_to: set[ReplicaId] = set()
+        """Replicas that must be sent everything under way: their stream is new."""
+        self._resend_all = False
+        self._connected: set[ReplicaId] = set()
+        self.hints = ViewHints(genesis.thresholds)
+        self.ignored: Counter[Ignored] = Counter()
+        """Replies that did not count, by reason."""
+
+    # What the owner asks for.
+
+    def enqueue(self, call: Call) -> None:
+        """Takes a call; a later `poll` sends it."""
+        self._waiting.add(call)
+
+    def close(self, call: Call) -> list[Call]:
+        """Ends the session: `call` is settled when the closing request is. No `enqueue`
+        afterwards.
+
+        Returns the calls that were waiting, which will never be sent. Nothing is sent if the
+        session was
+        never used; `call.carrier` then stays None after the next `poll`.
+        """
+        dropped = self._waiting.take_all()
+        if self._last_number > 0:
+            self._closing_call = call
+        return dropped
+
+    def abandon(self, call: Call) -> bool:
+        """Nobody waits for `call` any more. Returns whether its operation may still take effect.
+
+        The caller must report an outcome it returned True for as unknown: when all calls of a
+        request are
+        given up, `acknowledged` may pass its number.
+        """
+        submission = call.carrier
+        if submission is None:
+            self._waiting.remove(call)
+            return False
+        assert isinstance(submission, Submission)
+        submission.drop(call)
+        if not submission.live:
+            self._settle(submission)
+        return True
+
+    def answers(self, call: Call) -> Answers:
+        """Who answered a call so far, for the text of an error."""
+        replicas, needed = self._thresholds.replicas, self._thresholds.weak
+        submission = call.carrier
+        if not isinstance(submission, Submission):
+            return Answers(replicas, needed)
+        collector = submission.collector
+        return submission.answers(replicas, needed, collector.answered, collector.matching)
+
+    @property
+    def acknowledged(self) -> int:
+        """Every number at or below it is settled."""
+        return next(iter(self._unsettled), self._last_number + 1) - 1
+
+    @property
+    def under_way(self) -> int:
+        """Requests that wait for their fate."""
+        return len(self._under_way)
+
+    # What happens.
+
+    def link_up(self, replica: ReplicaId) -> None:
+        """The stream to `replica` is new: nothing sent before on another one is counted on."""
+        self._connected.add(replica)
+        self._resend_to.add(replica)
+
+    def link_down(self, replica: ReplicaId) -> None:
+        """The stream to `replica` is gone; if it is the primary, everything goes to all."""
+        self._connected.discard(replica)
+        self._resend_to.discard(replica)
+        if replica == self.hints.primary:
+            self._resend_all = True
+
+    def refused(self, replica: ReplicaId, refusal: Refusal) -> None:
+        """One replica did not take a request. Advice only: retransmission goes on."""
+        submission = self._under_way.get((refusal.session, refusal.number))
+        if submission is not None:
+            submission.note_refusal(replica, refusal)
+
+    def receive(self, envelope: ReplyEnvelope, now: Instant) -> list[Settlement]:
+        """Counts the replies of one replica; returns the requests whose fate is known by them."""
+        settlements = []
+        for reply in envelope.message.replies:
+            submission = self._under_way.get((reply.session, reply.number))
+            if submission is None:
+                self.ignored[Ignored.UNKNOWN_REQUEST] += 1
+                continue
+            verdict = submission.collector.add(reply, envelope)
+            if isinstance(verdict, Decision):
+                self._settle(submission)
+                self._reopen_if_needed(submission, verdict, now)
+                settlements.append(
+                    Settlement(submission.session, submission.number, submission.calls, verdict)
+                )
+                continue
+            if verdict is not None:
+                self.ignored[verdict] += 1
+            if submission.collector.lacks_results and submission.full_due_us is None:
+                submission.full_due_us = self._full_due_us(submission, now)
+        if self.hints.add(envelope) and self.hints.primary in self._connected:
+            # The new primary may never have been sent what only the old one was.
+            self._resend_to.add(self.hints.primary)
+        return settlements
+
+    def poll(self, now: Instant) -> list[Transmission]:
+        """What is to be sent now: new requests, retransmissions, requests for full results."""
+        now_us = now.monotonic_us
+        transmissions = self._resend(now_us)
+        while self._waiting.may_go(len(self._under_way), now_us) and self._is_window_open:
+            calls = self._waiting.take(
+                self._operations_max, self._bytes_max, OPERATION_OVERHEAD_BYTES
+            )
+            transmissions += self._first_transmission(self._submit(calls, now_us))
+        if self._closing_call is not None:
+            call, self._closing_call = self._closing_call, None
+            transmissions += self._first_transmission(self._submit([call], now_us, closing=True))
+        return transmissions
+
+    def next_deadline_us(self) -> Micros | None:
+        """When to `poll` even if nothing happens before; None: never."""
+        deadlines = [submission.resend_us for submission in self._under_way.values()]
+        deadlines += [
+            submission.full_due_us
+            for submission in self._under_way.values()
+            if submission.full_due_us is not None
+        ]
+        patience_us = self._waiting.deadline_us(len(self._under_way))
+        if patience_us is not None and self._is_window_open:
+            deadlines.append(patience_us)
+        return min(deadlines, default=None)
+
+    # Inside.
+
+    @property
+    def _is_window_open(self) -> bool:
+        return self._last_number - self.acknowledged < self._window
+
+    def _submit(self, calls: list[Call], now_us: Micros, *, closing: bool = False) -> Submission:
+        """Numbers and signs a request with these calls."""
+        number = self._last_number + 1
+        request = Request(
+            client=self._signer.client,
+            session=self.session,
+            number=number,
+            acknowledged=self.acknowledged,
+            expires_at_us=0,
+            operations=() if closing else tuple([call.operation for call in calls]),
+            close_session=closing,
+        )
+        signed = self._signer.sign(request)
+        collector = ReplyCollector(
+            self._thresholds,
+            self.session,
+            number,
+            request_digest(signed.payload),
+            len(request.operations),
+        )
+        submission = Submission(request, signed, calls, collector)
+        self._last_number = number
+        self._unsettled[number] = None
+        self._under_way[(self.session, number)] = submission
+        self._schedule_resend(submission, now_us)
+        return submission
+
+    def _first_transmission(self, submission: Submission) -> list[Transmission]:
+        """To the primary if f + 1 told which one that is and it is connected, else to all."""
+        designated = submission.number % self._thresholds.replicas
+        full_results = designated not in self._connected
+        primary = self.hints.primary
+        if primary is None or primary not in self._connected:
+            return self._to(self._connected, submission, full_results=full_results)
+        return self._to([primary], submission, full_results=full_results)
+
+    def _resend(self, now_us: Micros) -> list[Transmission]:
+        transmissions: list[Transmission] = []
+        for submission in self._under_way.values():
+            full_due_us = submission.full_due_us
+            if now_us >= submission.resend_us:
+                self._schedule_resend(submission, now_us)
+                transmissions += self._to(self._connected, submission, full_results=True)
+            elif full_due_us is not None and now_us >= full_due_us:
+                # Asked once; from here on the retransmissions ask.
+                submission.full_due_us = submission.resend_us
+                transmissions += self._to(self._connected, submission, full_results=True)
+            elif self._resend_all:
+                transmissions += self._to(self._connected, submission, full_results=False)
+            elif self._resend_to:
+                transmissions += self._to(self._resend_to, submission, full_results=False)
+        self._resend_all = False
+        self._resend_to.clear()
+        return transmissions
+
+    @staticmethod
+    def _to(
+        replicas: Iterable[ReplicaId], submission: Submission, *, full_results: bool
+    ) -> list[Transmission]:
+        targets = tuple(sorted(replicas))
+        if not targets:
+            return []
+        return [Transmission(targets, submission.encode(full_results=full_results))]
+
+    def _schedule_resend(self, submission: Submission, now_us: Micros) -> None:
+        settings = self._settings
+        interval_us = submission.interval_us * 2 or settings.retransmission_first_us
+        submission.interval_us = min(interval_us, settings.retransmission_cap_us)
+        jitter = 1 + settings.retransmission_jitter * self._random()
+        submission.resend_us = now_us + int(submission.interval_us * jitter)
+
+    def _full_due_us(self, submission: Submission, now: Instant) -> Micros:
+        designated = submission.number % self._thresholds.replicas
+        if designated in submission.collector.answered or designated not in self._connected:
+            return now.monotonic_us
+        return now.monotonic_us + self._settings.full_results_wait_us
+
+    def _settle(self, submission: Submission) -> None:
+        del self._under_way[(submission.session, submission.number)]
+        if submission.session == self.session:
+            self._unsettled.pop(submission.number, None)
+
+    def _reopen_if_needed(self, submission: Submission, decision: Decision, now: Instant) -> None:
+        """Goes on in a new session if the present one is closed, or is another process's as
+        well."""
+        lost = (Outcome.SESSION_EXPIRED, Outcome.SESSION_CLOSED, Outcome.CONFLICT)
+        if (
+            submission.closing
+            or submission.session != self.session
+            or decision.outcome not in lost
+        ):
+            return
+        self.session = max(now.wall_us, decision.highest_session + 1, self.session + 1)
+        self._last_number = 0
+        self._unsettled.clear()

@@ -1,0 +1,94 @@
+"""What the replicas say about themselves on their admin listeners. Each speaks for itself alone:
+nothing here is verified by a quorum.
+"""
+
+import http.client
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pbft.cli.failure import CommandFailed
+
+ANSWER_SECONDS = 2.0
+ANSWER_BYTES_MAX = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """One row of `pbft cluster status`; the rest is None where the replica is not reachable."""
+
+    replica: int
+    reachable: bool
+    role: str | None = None
+    view: int | None = None
+    mode: str | None = None
+    low_water_mark: int | None = None
+    executed: int | None = None
+    state_digest: str | None = None
+    faults: list[str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fixed fields, in their order."""
+        return asdict(self)
+
+
+def admin_addresses(cluster_file: Path) -> list[str]:
+    """Admin address of each replica, host:port. Raises CommandFailed if the file lacks one."""
+    from pbft_client.cluster_file import load_cluster_file
+
+    addresses = []
+    for index, replica in enumerate(load_cluster_file(cluster_file).replicas):
+        if replica.admin is None:
+            raise CommandFailed(f"{cluster_file} has no admin address for replica {index}: add it")
+        addresses.append(replica.admin)
+    return addresses
+
+
+def get(address: str, path: str, timeout_seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
+    """One HTTP GET: status code and body. Raises OSError if nobody answers as HTTP in time."""
+    host, _, port = address.rpartition(":")
+    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_seconds)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read(ANSWER_BYTES_MAX)
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"{address} does not speak HTTP") from error
+    finally:
+        connection.close()
+
+
+def fetch_status(replica: int, address: str) -> ReplicaStatus:
+    """The status of one replica; not reachable if it does not answer with what it should."""
+    try:
+        code, body = get(address, "/status")
+        document = json.loads(body)
+    except (OSError, ValueError):
+        return ReplicaStatus(replica, reachable=False)
+    if code != 200 or not isinstance(document, dict) or document.get("replica") != replica:
+        return ReplicaStatus(replica, reachable=False)
+    return ReplicaStatus(
+        replica,
+        reachable=True,
+        role=_typed(document, "role", str),
+        view=_typed(document, "view", int),
+        mode=_typed(document, "mode", str),
+        low_water_mark=_typed(document, "low_water_mark", int),
+        executed=_typed(document, "executed", int),
+        state_digest=_typed(document, "state_digest", str),
+        faults=_typed(document, "faults", list),
+    )
+
+
+def fetch_statuses(addresses: Sequence[str]) -> list[ReplicaStatus]:
+    """The status of all replicas, asked at the same time."""
+    with ThreadPoolExecutor(max_workers=len(addresses)) as pool:
+        return list(pool.map(fetch_status, range(len(addresses)), addresses))
+
+
+def _typed(document: dict[str, Any], name: str, kind: type[Any]) -> Any:
+    value = document.get(name)
+    return value if isinstance(value, kind) else None

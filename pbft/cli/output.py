@@ -1,0 +1,49 @@
+"""Data goes to stdout, all else to stderr; JSON is one document per command."""
+
+import json
+import sys
+from collections.abc import Sequence
+
+import click
+
+FORMATS = ("table", "json")
+
+
+def print_json(document: object) -> None:
+    """Writes one JSON document and a newline to stdout."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Writes a table to stdout; colours only on a terminal without NO_COLOR (rich sees to it)."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(show(cell)) for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        # A pipe has no width: wrapping would break one record into several lines.
+        console = Console(width=10_000)
+    console.print(table, soft_wrap=False)
+
+
+def show(cell: object) -> str:
+    """A cell as text: a missing value is a dash, a list its items, a truth value a word."""
+    if cell is None:
+        return "-"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, list | tuple):
+        return ", ".join(show(item) for item in cell) or "-"
+    return str(cell)
+
+
+def say(text: str) -> None:
+    """Tells the person at the terminal something that is not data: one line on stderr."""
+    click.echo(text, err=True)

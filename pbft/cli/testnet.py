@@ -1,0 +1,217 @@
+"""`pbft testnet init`: genesis, keys, configurations and addresses of a new cluster."""
+
+import secrets
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from pbft.cli.failure import CommandFailed
+from pbft.cli.layout import COMMAND_CLIENT, Layout
+from pbft.cli.options import format_option
+from pbft.cli.output import print_json, say
+from pbft.quorum import MAX_REPLICAS, MIN_REPLICAS
+
+CLIENTS_DEFAULT = 256
+HOST = "127.0.0.1"
+PORTS_PER_REPLICA = 3
+"""Client, peer and admin listener, in this order."""
+FREE_PORTS_START = 20_000
+FREE_PORTS_END_FALLBACK = 32_768
+FREE_PORTS_ATTEMPTS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPorts:
+    """Where one replica listens on this machine."""
+
+    client: int
+    peer: int
+    admin: int
+
+
+@click.group()
+def testnet() -> None:
+    """Make the files of a new cluster."""
+
+
+@testnet.command()
+@click.option(
+    "--replicas",
+    type=click.IntRange(MIN_REPLICAS, MAX_REPLICAS),
+    default=4,
+    show_default=True,
+    help="n; (n - 1) / 3 of them may be faulty.",
+)
+@click.option(
+    "--out",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="A directory that does not exist yet, or is empty.",
+)
+@click.option(
+    "--clients",
+    type=click.IntRange(min=1),
+    default=CLIENTS_DEFAULT,
+    show_default=True,
+    help="How many client keys to make; all are admitted.",
+)
+@click.option(
+    "--base-port",
+    type=click.IntRange(1, 65_535),
+    default=None,
+    help="Replica i listens on P+3i (clients), P+3i+1 (peers), P+3i+2 (admin).  [default: free]",
+)
+@format_option
+def init(replicas: int, directory: Path, clients: int, base_port: int | None, output: str) -> None:
+    """Write genesis, keys and one configuration per replica into a new directory."""
+    layout = create_testnet(directory, replicas, clients, base_port)
+    if output == "json":
+        print_json({"directory": str(directory), "replicas": replicas, "clients": clients})
+        return
+    say(f"{directory}: a cluster of {replicas} replicas, {clients} client keys")
+    configuration = layout.configuration_file(0)
+    say(f"next, for each replica: pbft storage init --config {configuration}")
+    say(f"                        pbft start --config {configuration}")
+
+
+def create_testnet(
+    directory: Path,
+    replicas: int,
+    clients: int = CLIENTS_DEFAULT,
+    base_port: int | None = None,
+    initialise_storage: bool = False,
+) -> Layout:
+    """Writes a whole testnet; cluster.toml comes last and marks it as complete.
+
+    Raises CommandFailed if the directory holds anything already: keys are never overwritten.
+    """
+    from pbft.crypto.keys import generate_key_pair, save_key_pair
+    from pbft.genesis import Genesis, dump_genesis, parse_genesis
+
+    layout = Layout(directory.absolute())
+    _claim(layout)
+    ports = choose_ports(replicas, base_port)
+    replica_keys = [generate_key_pair() for _ in range(replicas)]
+    client_keys = [generate_key_pair() for _ in range(clients)]
+    document = dump_genesis(
+        Genesis(
+            nonce=secrets.token_bytes(32),
+            replicas=tuple(key.public for key in replica_keys),
+            clients=frozenset(key.public for key in client_keys),
+        )
+    )
+    layout.genesis_file.write_bytes(document)
+    for client, key in enumerate(client_keys):
+        save_key_pair(layout.client_key_file(client), key)
+    for replica, key in enumerate(replica_keys):
+        save_key_pair(layout.replica_key_file(replica), key)
+        _write_configuration(layout, replica, ports)
+        if initialise_storage:
+            from pbft.storage import directory as storage
+
+            storage.create(
+                layout.data_directory(replica), parse_genesis(document).cluster_id, replica
+            )
+    _write_cluster_file(layout, ports)
+    return layout
+
+
+def _claim(layout: Layout) -> None:
+    """Makes the directory, or takes an empty one; refuses anything else."""
+    if layout.directory.exists():
+        if not layout.directory.is_dir():
+            raise CommandFailed(f"{layout.directory} is a file: name a new directory")
+        if any(layout.directory.iterdir()):
+            raise CommandFailed(
+                f"{layout.directory} is not empty, and nothing is ever overwritten: name another "
+                "directory, or remove this one if nothing in it is needed"
+            )
+    layout.directory.mkdir(parents=True, exist_ok=True)
+
+
+def _write_configuration(layout: Layout, replica: int, ports: Sequence[ReplicaPorts]) -> None:
+    from pbft.node.config import Address, NodeConfiguration, dump_configuration
+
+    configuration = NodeConfiguration(
+        replica=replica,
+        genesis=layout.genesis_file,
+        key=layout.replica_key_file(replica),
+        data=layout.data_directory(replica),
+        peer_address=Address(HOST, ports[replica].peer),
+        client_address=Address(HOST, ports[replica].client),
+        admin_address=Address(HOST, ports[replica].admin),
+        peers={
+            other: Address(HOST, address.peer)
+            for other, address in enumerate(ports)
+            if other != replica
+        },
+    )
+    path = layout.configuration_file(replica)
+    path.write_text(dump_configuration(configuration, relative_to=path.parent))
+
+
+def _write_cluster_file(layout: Layout, ports: Sequence[ReplicaPorts]) -> None:
+    from pbft_client.cluster_file import ClusterFile, ReplicaAddresses, dump_cluster_file
+
+    cluster = ClusterFile(
+        genesis=layout.genesis_file,
+        replicas=tuple(
+            ReplicaAddresses(client=f"{HOST}:{one.client}", admin=f"{HOST}:{one.admin}")
+            for one in ports
+        ),
+        key=layout.client_key_file(COMMAND_CLIENT),
+    )
+    partial = layout.cluster_file.with_suffix(".partial")
+    partial.write_text(dump_cluster_file(cluster, layout.directory))
+    partial.replace(layout.cluster_file)
+
+
+def choose_ports(replicas: int, base_port: int | None) -> list[ReplicaPorts]:
+    """Ports from `base_port` on, or a block that is free now. Raises CommandFailed.
+
+    Free ones lie below the range from which the kernel takes ports for outgoing connections:
+    otherwise a connection of somebody else could sit on the port of a replica that is down.
+    """
+    count = replicas * PORTS_PER_REPLICA
+    if base_port is not None:
+        if base_port + count - 1 > 65_535:
+            raise CommandFailed(f"--base-port {base_port}: {count} ports do not fit below 65536")
+        return _ports_from(base_port, replicas)
+    end = _outgoing_ports_start()
+    for _ in range(FREE_PORTS_ATTEMPTS):
+        start = FREE_PORTS_START + secrets.randbelow(end - FREE_PORTS_START - count)
+        if _all_free(range(start, start + count)):
+            return _ports_from(start, replicas)
+    raise CommandFailed(f"no {count} free ports in a row were found: choose with --base-port")
+
+
+def _ports_from(start: int, replicas: int) -> list[ReplicaPorts]:
+    return [
+        ReplicaPorts(first, first + 1, first + 2)
+        for first in range(start, start + replicas * PORTS_PER_REPLICA, PORTS_PER_REPLICA)
+    ]
+
+
+def _outgoing_ports_start() -> int:
+    try:
+        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    except OSError:
+        return FREE_PORTS_END_FALLBACK
+    start = int(text.split()[0])
+    return start if start > FREE_PORTS_START + 1_000 else FREE_PORTS_END_FALLBACK
+
+
+def _all_free(ports: range) -> bool:
+    with ExitStack() as stack:
+        for port in ports:
+            listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            try:
+                listener.bind((HOST, port))
+            except OSError:
+                return False
+    return True

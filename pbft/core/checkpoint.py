@@ -1,0 +1,137 @@
+"""Checkpoints, watermarks, garbage collection (OSDI'99 section 4.3; protocol.md section 6)."""
+
+from pbft.core.certificates import CheckpointCertificate, checkpoint_certificate
+from pbft.core.effects import (
+    Broadcast,
+    EventName,
+    Merge,
+    Persist,
+    StableRecord,
+    Truncate,
+)
+from pbft.core.state import Core
+from pbft.errors import Reason
+from pbft.messages import Authenticated, Checkpoint, VerifiedStable
+from pbft.types import SequenceNumber
+
+
+def check(core: Core, checkpoint: Checkpoint) -> Reason | None:
+    """Whether a checkpoint message could matter now; no state is changed."""
+    sequence = checkpoint.sequence
+    if sequence % core.genesis.constants.checkpoint_interval:
+        return Reason.BAD_CHECKPOINT
+    if sequence <= core.low_water_mark:
+        return Reason.SEQUENCE_LOW
+    if sequence > core.high_water_mark + core.genesis.constants.window:
+        # f replicas far ahead would move nothing; a laggard learns the certificate from a status.
+        return Reason.SEQUENCE_HIGH
+    return None
+
+
+def take(core: Core, sequence: SequenceNumber) -> None:
+    """Seals the state after n (a multiple of K) and votes for its digest.
+
+    What the vote vouches for is on disk first (protocol.md section 6): executing n emitted its
+    decided record as one that gates, and with it, in order, go the records of every batch before n.
+    """
+    digest = core.state.seal(sequence)
+    core.sealed[sequence] = digest
+    if sequence > core.low_water_mark:
+        signed = core.signer.sign(Checkpoint(sequence, digest))
+        accept(core, Authenticated(Checkpoint(sequence, digest), signed))
+        core.emit(Broadcast(signed))
+    else:
+        _settle(core)
+
+
+def on_checkpoint(core: Core, checkpoint: Authenticated[Checkpoint]) -> None:
+    """A peer's vote for a state digest."""
+    reason = check(core, checkpoint.message)
+    if reason is not None:
+        core.reject("checkpoint", reason, checkpoint.signer)
+        return
+    accept(core, checkpoint)
+
+
+def accept(core: Core, checkpoint: Authenticated[Checkpoint]) -> None:
+    """Takes the first vote of each signer for each sequence; stabilises when q match."""
+    message = checkpoint.message
+    votes = core.checkpoints.setdefault(message.sequence, {})
+    known = votes.setdefault(checkpoint.signer, checkpoint)
+    if known.message.digest != message.digest:
+        core.accuse("checkpoint", message.sequence, 0, known.signed, checkpoint.signed)
+        core.reject("checkpoint", Reason.DIGEST_CONFLICT, checkpoint.signer)
+        return
+    matching = [votes[s] for s in sorted(votes) if votes[s].message.digest == message.digest]
+    if len(matching) >= core.thresholds.quorum:
+        stabilise(core, checkpoint_certificate(matching, core.genesis))
+
+
+def on_stable(core: Core, stable: VerifiedStable) -> None:
+    """A certificate that a peer sent because it thinks this replica lacks it."""
+    certificate = checkpoint_certificate(stable.checkpoints, core.genesis)
+    if certificate.sequence > core.low_water_mark:
+        stabilise(core, certificate)
+
+
+def stabilise(core: Core, certificate: CheckpointCertificate) -> None:
+    """Moves h to n, for which q replicas signed one digest. Nothing less moves h."""
+    sequence = certificate.sequence
+    assert sequence > core.low_water_mark
+    core.stable = certificate
+    core.emit(Persist(StableRecord(sequence, certificate.digest, certificate.checkpoints)))
+    core.report(EventName.CHECKPOINT_STABLE, sequence)
+    for known in [known for known in core.checkpoints if known <= sequence]:
+        del core.checkpoints[known]
+    floor = core.settings.timers.request_timeout_us
+    core.timeout_us = max(floor, core.timeout_us // 2)
+    discard(core)
+    # Slots beyond the old H may be acceptable now.
+    core.dirty.update(slot.sequence for slot in core.log if slot.waiting is not None)
+    _settle(core)
+
+
+def discard(core: Core) -> None:
+    """Drops old slots; one interval below h is kept, so that a slightly late peer needs no
+    transfer."""
+    core.log.discard(core.low_water_mark - core.genesis.constants.checkpoint_interval)
+    kept = {slot.sequence for slot in core.log}
+    for pushed in core.pushed_us.values():
+        for sequence in [sequence for sequence in pushed if sequence not in kept]:
+            del pushed[sequence]
+
+
+def _settle(core: Core) -> None:
+    """Compares my state at h with the certified one, and makes it durable if they agree."""
+    sequence = core.low_water_mark
+    mine = core.sealed.get(sequence)
+    for known in [known for known in core.sealed if known < sequence]:
+        del core.sealed[known]
+    if mine is None:
+        return
+    if mine != core.stable.digest:
+        if not core.diverged:
+            core.diverged = True
+            core.report(EventName.STATE_DIVERGED, sequence)
+        return
+    merge(core)
+
+
+def merge(core: Core) -> None:
+    """Starts making the state at h durable, unless that is under way or done."""
+    sequence = core.low_water_mark
+    done = core.state.durable_sequence >= sequence
+    # A transfer compares with the durable state, which therefore must not move under it.
+    idle = core.merging is None and core.transfer is None and not core.diverged
+    if idle and not done and sequence in core.sealed:
+        core.merging = sequence
+        core.emit(Merge(sequence, core.stable.digest, core.stable.checkpoints))
+
+
+def merged(core: Core, sequence: SequenceNumber) -> None:
+    """The state at `sequence` is durable: only now may the log below it go (protocol.md section
+    6)."""
+    assert core.merging == sequence
+    core.merging = None
+    core.emit(Truncate(sequence))
+    merge(core)

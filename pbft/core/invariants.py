@@ -1,0 +1,55 @@
+"""What must hold after every step of an honest replica; checked by the simulator and the tests."""
+
+from pbft.core.state import Core, Mode
+from pbft.crypto.digest import NULL_DIGEST
+
+
+def check(core: Core) -> None:
+    """Raises AssertionError naming what does not hold (protocol.md sections 5 to 8, 14)."""
+    _check_watermarks(core)
+    _check_slots(core)
+    _check_bounds(core)
+
+
+def _check_watermarks(core: Core) -> None:
+    interval = core.genesis.constants.checkpoint_interval
+    assert core.low_water_mark % interval == 0, "h is not at a checkpoint"
+    assert core.entered_view <= core.view, "entered a view above mine"
+    if core.mode is Mode.NORMAL:
+        assert core.entered_view == core.view, "normal in a view that was not entered"
+        assert core.view == 0 or core.new_view is not None, "a view above 0 without its new-view"
+    else:
+        mine = core.view_change.received.get(core.me)
+        assert mine is not None and mine.message.view == core.view, "moving without a view-change"
+    assert core.state.durable_sequence <= max(core.executed, core.low_water_mark)
+
+
+def _check_slots(core: Core) -> None:
+    primary = core.primary
+    low = core.low_water_mark - core.genesis.constants.checkpoint_interval
+    high = core.high_water_mark + core.genesis.constants.window
+    for slot in core.log:
+        assert low < slot.sequence <= high, "a slot outside the windows"
+        if slot.pre_prepare is not None:
+            vote = slot.pre_prepare.message
+            assert vote.view == core.view and slot.pre_prepare.signer == primary
+            assert vote.sequence == slot.sequence <= core.high_water_mark
+            assert vote.digest == NULL_DIGEST or vote.digest in slot.bodies, "accepted unread"
+        assert all(v.message.view == core.view for v in slot.prepares.current.values())
+        assert all(v.message.view == core.view for v in slot.commits.current.values())
+        assert primary not in slot.prepares.current, "the primary's prepare counted"
+        assert len(slot.bodies) <= core.settings.limits.bodies_per_slot + 3
+
+
+def _check_bounds(core: Core) -> None:
+    constants, limits = core.genesis.constants, core.settings.limits
+    replicas = core.thresholds.replicas
+    assert len(core.log) <= 2 * constants.window + constants.checkpoint_interval
+    assert core.pool.count <= limits.pending_requests + replicas
+    assert len(core.held_reads) <= limits.held_reads
+    assert len(core.evidence) <= limits.evidence
+    assert len(core.view_change.received) <= replicas
+    assert len(core.snapshots) < replicas
+    window = 2 * constants.window // constants.checkpoint_interval
+    assert len(core.checkpoints) <= window
+    assert not core.effects and not core.replies and not core.read_replies, "a step left work"

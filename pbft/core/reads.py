@@ -1,0 +1,84 @@
+"""Fast linearizable reads and stale reads (protocol.md section 11).
+
+A linearizable read is answered once its barrier, taken on arrival, is executed. Why that is
+enough: a commit at any honest replica means that q - f honest ones were prepared; any q answers
+include one of them, whose barrier is therefore at least as high as anything executed anywhere when
+the read began.
+"""
+
+from pbft.core.effects import Answer
+from pbft.core.state import Core, HeldRead
+from pbft.crypto.digest import query_digest, results_digest
+from pbft.messages import Consistency, Outcome, ReadReplies, ReadReply, ReadRequest
+from pbft.types import ClientKey, SequenceNumber
+
+
+def barrier(core: Core) -> SequenceNumber:
+    """The highest sequence that may have been executed anywhere, as far as this replica can know.
+
+    Any slot with a prepared certificate of any view, the max-s of the entered new-view, the stable
+    checkpoint. A certificate of an older view above that max-s is void: V showed that it cannot
+    commit.
+    """
+    highest = max(core.new_view_max_sequence, core.low_water_mark)
+    for slot in core.log:
+        certificate = slot.prepared
+        if certificate is not None and slot.sequence > highest:
+            void = certificate.view < core.entered_view
+            highest = highest if void else slot.sequence
+        if slot.decision is not None and slot.sequence > highest:
+            highest = slot.sequence
+    return highest
+
+
+def on_read(core: Core, client: ClientKey, request: ReadRequest) -> None:
+    """Answers at once if it may, else holds the read; refuses beyond the bound."""
+    at = barrier(core) if request.consistency is Consistency.LINEARIZABLE else 0
+    if request.consistency is Consistency.STALE or _may_answer(core, at):
+        _answer(core, client, request)
+    elif len(core.held_reads) >= core.settings.limits.held_reads:
+        refusal = ReadReply(
+            request.nonce, query_digest(request.queries), bytes(32), None, core.executed, True
+        )
+        core.read_replies.setdefault(client, []).append(refusal)
+    else:
+        core.held_reads.append(HeldRead(client, request, at))
+
+
+def _may_answer(core: Core, at: SequenceNumber) -> bool:
+    return core.executed >= at
+
+
+def advance(core: Core) -> None:
+    """Answers the held reads whose barrier was executed."""
+    if not core.held_reads or core.diverged:
+        return
+    waiting = []
+    for held in core.held_reads:
+        if _may_answer(core, held.barrier):
+            _answer(core, held.client, held.request)
+        else:
+            waiting.append(held)
+    core.held_reads = waiting
+
+
+def _answer(core: Core, client: ClientKey, request: ReadRequest) -> None:
+    results = tuple(core.service.query(query, core.agreed_time_us) for query in request.queries)
+    designated = request.nonce % core.thresholds.replicas == core.me
+    reply = ReadReply(
+        request.nonce,
+        query_digest(request.queries),
+        results_digest(Outcome.EXECUTED, 0, results),
+        results if designated or request.full_results else None,
+        core.executed,
+    )
+    core.read_replies.setdefault(client, []).append(reply)
+
+
+def flush(core: Core) -> None:
+    """Signs what is due to each client, once per client; a diverged replica says nothing."""
+    if not core.diverged:
+        for client, replies in core.read_replies.items():
+            message = ReadReplies(client, core.entered_view, tuple(replies))
+            core.emit(Answer(client, core.signer.sign(message)))
+    core.read_replies.clear()

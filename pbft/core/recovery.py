@@ -1,0 +1,122 @@
+"""Restart: the durable state and the vote log become a replica again (protocol.md section 10)."""
+
+from pbft.core import execution, view_change
+from pbft.core.certificates import (
+    CheckpointCertificate,
+    CommitCertificate,
+    PreparedCertificate,
+)
+from pbft.core.effects import AcceptedRecord, SavedLog
+from pbft.core.log import Slot
+from pbft.core.new_view import verify_new_view
+from pbft.core.state import Core
+from pbft.messages import Authenticated, Commit, NewView, Prepare, PrePrepare, ViewChange
+
+
+def restore(core: Core, saved: SavedLog) -> None:
+    """Rebuilds the core. What was voted for is voted for again, byte for byte; nothing else is.
+
+    Raises Rejected if what the disk holds does not verify: the caller must not go on with it.
+    """
+    core.executed = core.state.durable_sequence
+    execution.reload_replicated(core)
+    _restore_stable(core, saved)
+    _restore_view(core, saved)
+    _restore_slots(core, saved)
+    if saved.view_change is not None and saved.view_change.view > core.view:
+        message = core.verifier.decode(saved.view_change.view_change)
+        assert isinstance(message, ViewChange)
+        view_change.leave_view(core, message.view)
+        own = Authenticated(message, saved.view_change.view_change)
+        core.view_change.received[core.me] = own
+    core.view_change.executed_at_entry = core.executed
+
+
+def _restore_stable(core: Core, saved: SavedLog) -> None:
+    """The higher of the checkpoint in the log and the one that the durable state is of."""
+    if core.executed > 0:
+        snapshot = core.state.pin()
+        digest = core.state.durable_digest
+        core.stable = CheckpointCertificate(snapshot.sequence, digest, snapshot.certificate)
+        core.sealed[snapshot.sequence] = digest
+        snapshot.release()
+    stable = saved.stable
+    if stable is not None and stable.sequence > core.stable.sequence:
+        core.stable = CheckpointCertificate(stable.sequence, stable.digest, stable.certificate)
+
+
+def _restore_view(core: Core, saved: SavedLog) -> None:
+    """Back into the view entered last, with everything its new-view demanded."""
+    if saved.new_view is None:
+        core.next_sequence = core.low_water_mark + 1
+        return
+    message = core.verifier.decode(saved.new_view.new_view)
+    assert isinstance(message, NewView)
+    plan = verify_new_view(message, core.genesis, core.verifier)
+    view_change.adopt_view(core, message.view, saved.new_view.new_view, plan)
+    if plan.min_sequence > core.low_water_mark:
+        core.stable = plan.stable
+    for offset, digest in enumerate(plan.digests):
+        sequence = plan.min_sequence + 1 + offset
+        if sequence > core.low_water_mark:
+            view_change.repropose(
+                core, message.view, sequence, digest, message.pre_prepares[offset]
+            )
+
+
+def _restore_slots(core: Core, saved: SavedLog) -> None:
+    kept = core.low_water_mark - core.genesis.constants.checkpoint_interval
+    for record in saved.decided:
+        if record.sequence > kept:
+            slot = core.log.slot(record.sequence)
+            if record.batch:
+                slot.bodies[record.digest] = core.verifier.restored_batch(record.batch)
+            commit = core.verifier.decode(record.commits[0])
+            assert isinstance(commit, Commit)
+            slot.decision = CommitCertificate(
+                commit.view, record.sequence, record.digest, record.commits
+            )
+            core.dirty.add(slot.sequence)
+    for accepted in saved.accepted:
+        if accepted.sequence > kept:
+            _restore_accepted(core, core.log.slot(accepted.sequence), accepted)
+    for prepared in saved.prepared:
+        if prepared.sequence > kept:
+            slot = core.log.slot(prepared.sequence)
+            if slot.prepared is None or prepared.view > slot.prepared.view:
+                slot.prepared = PreparedCertificate(
+                    prepared.view, prepared.sequence, prepared.digest, prepared.proof
+                )
+    for slot in core.log:
+        _restore_commit(core, slot)
+
+
+def _restore_accepted(core: Core, slot: Slot, record: AcceptedRecord) -> None:
+    """A pre-prepare of the present view stands accepted, with my prepare; of an earlier one only
+    its body matters."""
+    if record.batch:
+        slot.bodies[record.digest] = core.verifier.restored_batch(record.batch)
+    if record.view != core.view:
+        return
+    slot.waiting = None
+    vote = PrePrepare(record.view, record.sequence, record.digest)
+    slot.pre_prepare = Authenticated(vote, record.pre_prepare)
+    core.next_sequence = max(core.next_sequence, record.sequence + 1)
+    if not core.is_primary:
+        prepare = Prepare(record.view, record.sequence, record.digest)
+        slot.prepares.add(Authenticated(prepare, core.signer.sign(prepare)), core.view)
+    core.dirty.add(slot.sequence)
+
+
+def _restore_commit(core: Core, slot: Slot) -> None:
+    """The commit I sent follows from the prepared certificate of the present view."""
+    certificate = slot.prepared
+    if certificate is None or certificate.view != core.view:
+        return
+    commit = Commit(core.view, slot.sequence, certificate.digest)
+    slot.commits.add(Authenticated(commit, core.signer.sign(commit)), core.view)
+    for prepare in certificate.proof.prepares:
+        message = core.verifier.decode(prepare)
+        assert isinstance(message, Prepare)
+        slot.prepares.add(Authenticated(message, prepare), core.view)
+    core.dirty.add(slot.sequence)

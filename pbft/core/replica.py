@@ -1,0 +1,263 @@
+"""The replica: dispatch only. Each handler lives in the file of its section of the paper."""
+
+from dataclasses import dataclass
+
+from pbft.core import (
+    checkpoint,
+    execution,
+    normal_case,
+    reads,
+    recovery,
+    request,
+    state_transfer,
+    status,
+    suspicion,
+    view_change,
+)
+from pbft.core.effects import Effect, SavedLog
+from pbft.core.ports import CertificateVerifier, Service, Signer, State
+from pbft.core.relevance import Candidate, relevance
+from pbft.core.requests import RequestPool
+from pbft.core.sessions import SessionTable
+from pbft.core.settings import MILLISECOND, Settings
+from pbft.core.state import Core
+from pbft.errors import Reason, Rejected
+from pbft.genesis import Genesis
+from pbft.messages import (
+    Authenticated,
+    Checkpoint,
+    Commit,
+    Inbound,
+    NewView,
+    Prepare,
+    PrePrepare,
+    ReadRequest,
+    Request,
+    StateChunk,
+    StateRequest,
+    Status,
+    VerifiedBatch,
+    VerifiedCommitted,
+    VerifiedLeaves,
+    VerifiedProposal,
+    VerifiedStable,
+    ViewChange,
+)
+from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber, View
+
+HELD_RECHECK_US = 10 * MILLISECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What an operator wants to know about a replica."""
+
+    replica: ReplicaId
+    view: View
+    mode: str
+    is_primary: bool
+    low_water_mark: SequenceNumber
+    executed: SequenceNumber
+    stable_digest: Digest
+    """Certified state digest at the low water mark; empty before the first checkpoint."""
+    pending_requests: int
+    evidence: int
+    transferring: bool
+    diverged: bool
+
+
+class Replica:
+    """One replica's protocol. Every method takes the time and returns effects in their order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        genesis: Genesis,
+        signer: Signer,
+        verifier: CertificateVerifier,
+        state: State,
+        service: Service,
+        saved: SavedLog,
+    ) -> None:
+        """Restores what `saved` and the durable state say; `start` then tells the others."""
+        self.core = Core(
+            settings,
+            genesis,
+            signer,
+            verifier,
+            state,
+            service,
+            RequestPool(settings.limits),
+            SessionTable(
+                state.domain(execution.SESSIONS_DOMAIN), genesis.limits, genesis.open_admission
+            ),
+            timeout_us=settings.timers.request_timeout_us,
+        )
+        recovery.restore(self.core, saved)
+        self._expected_us: Micros | None = None
+
+    # Events.
+
+    def start(self, now: Instant) -> list[Effect]:
+        """Executes what was decided before the restart and tells a status."""
+        self._begin(now)
+        self.core.status_due_us = now.monotonic_us
+        return self._finish()
+
+    def receive(self, sender: ReplicaId, inbound: Inbound, now: Instant) -> list[Effect]:
+        """Something a peer sent, as the verifier admitted it."""
+        self._begin(now)
+        try:
+            self._dispatch(sender, inbound)
+        except Rejected as error:
+            self.core.reject(type(inbound).__name__.lower(), error.reason, sender)
+        return self._finish()
+
+    def submit(
+        self, authenticated: Authenticated[Request], full_results: bool, now: Instant
+    ) -> list[Effect]:
+        """A request from the client itself."""
+        self._begin(now)
+        request.on_submit(self.core, authenticated, full_results)
+        return self._finish()
+
+    def read(self, client: ClientKey, read: ReadRequest, now: Instant) -> list[Effect]:
+        """A fast or stale read."""
+        self._begin(now)
+        reads.on_read(self.core, client, read)
+        return self._finish()
+
+    def link(self, peer: ReplicaId, up: bool, now: Instant) -> list[Effect]:
+        """The streams to and from a peer both stand (`up`), or one of them broke."""
+        self._begin(now)
+        suspicion.on_link(self.core, peer, up=up)
+        return self._finish()
+
+    def merged(self, sequence: SequenceNumber, now: Instant) -> list[Effect]:
+        """A Merge effect is done."""
+        self._begin(now)
+        checkpoint.merged(self.core, sequence)
+        return self._finish()
+
+    def installed(self, sequence: SequenceNumber, now: Instant) -> list[Effect]:
+        """An Install effect is done."""
+        self._begin(now)
+        state_transfer.installed(self.core, sequence)
+        return self._finish()
+
+    def tick(self, now: Instant) -> list[Effect]:
+        """A deadline passed."""
+        self._begin(now)
+        normal_case.recheck_held(self.core)
+        suspicion.relay_pending(self.core)
+        state_transfer.release_idle(self.core)
+        return self._finish()
+
+    def next_deadline_us(self) -> Micros | None:
+        """When to call `tick` if nothing else happens before (monotonic clock)."""
+        core = self.core
+        candidates = [
+            status.next_deadline_us(core),
+            suspicion.next_deadline_us(core),
+            core.view_change.deadline_us,
+            state_transfer.next_deadline_us(core),
+        ]
+        if core.held:
+            candidates.append(core.now.monotonic_us + HELD_RECHECK_US)
+        self._expected_us = min(known for known in candidates if known is not None)
+        return self._expected_us
+
+    def relevance(self, sender: ReplicaId, message: Candidate) -> Reason | None:
+        """Why a decoded, unverified message is not worth verifying; None if it may matter. Pure."""
+        return relevance(self.core, sender, message)
+
+    def summary(self) -> Summary:
+        """For status pages."""
+        core = self.core
+        return Summary(
+            core.me,
+            core.view,
+            "diverged" if core.diverged else core.mode.value,
+            core.is_primary,
+            core.low_water_mark,
+            core.executed,
+            core.stable.digest,
+            core.pool.count,
+            len(core.evidence),
+            core.transfer is not None,
+            core.diverged,
+        )
+
+    # Inside.
+
+    def _begin(self, now: Instant) -> None:
+        """Before each step: the time; and after a stall of our own, timers start afresh."""
+        core = self.core
+        assert now.monotonic_us >= core.now.monotonic_us, "time went back"
+        core.now = now
+        if self._expected_us is None:
+            return
+        late_us = now.monotonic_us - self._expected_us
+        if late_us > core.timeout_us // 2:
+            # This process was stopped: what looks overdue is our own doing (protocol.md section 7).
+            core.pool.rearm(now.monotonic_us, core.timeout_us)
+            if core.view_change.deadline_us is not None:
+                core.view_change.deadline_us = now.monotonic_us + core.timeout_us
+            core.suspicion.unreachable_deadline_us = None
+            core.status_due_us = now.monotonic_us
+        self._expected_us = None
+
+    def _dispatch(self, sender: ReplicaId, inbound: Inbound) -> None:
+        core = self.core
+        match inbound:
+            case Authenticated(message=Prepare()):
+                normal_case.on_prepare(core, inbound)  # type: ignore[arg-type]
+            case Authenticated(message=Commit()):
+                normal_case.on_commit(core, inbound)  # type: ignore[arg-type]
+            case VerifiedProposal():
+                normal_case.on_proposal(core, inbound)
+            case Authenticated(message=PrePrepare()):
+                normal_case.on_pre_prepare(core, inbound)  # type: ignore[arg-type]
+            case Authenticated(message=Request()):
+                request.on_forwarded(core, inbound, sender)  # type: ignore[arg-type]
+            case VerifiedBatch():
+                normal_case.on_batch(core, inbound)
+            case VerifiedCommitted():
+                normal_case.on_committed(core, inbound, sender)
+            case Authenticated(message=Checkpoint()):
+                checkpoint.on_checkpoint(core, inbound)  # type: ignore[arg-type]
+            case VerifiedStable():
+                checkpoint.on_stable(core, inbound)
+            case Authenticated(message=ViewChange()):
+                view_change.on_view_change(core, inbound)  # type: ignore[arg-type]
+            case Authenticated(message=NewView()):
+                view_change.on_new_view(core, inbound)  # type: ignore[arg-type]
+            case Authenticated(message=Status()):
+                status.on_status(core, sender, inbound)  # type: ignore[arg-type]
+            case StateRequest():
+                state_transfer.on_state_request(core, sender, inbound)
+            case VerifiedLeaves():
+                state_transfer.on_leaves(core, sender, inbound)
+            case StateChunk():
+                state_transfer.on_chunk(core, sender, inbound)
+            case _:
+                raise AssertionError(f"the verifier admitted a {type(inbound).__name__}")
+
+    def _finish(self) -> list[Effect]:
+        """After each step: everything that became possible, until nothing more does."""
+        core = self.core
+        progressed = True
+        while progressed:
+            progressed = normal_case.advance_slots(core)
+            progressed |= execution.advance(core)
+            suspicion.advance(core)
+            progressed |= view_change.advance(core)
+            progressed |= normal_case.advance_proposals(core)
+        state_transfer.advance(core)
+        checkpoint.merge(core)
+        reads.advance(core)
+        execution.flush_replies(core)
+        reads.flush(core)
+        status.advance(core)
+        effects, core.effects = core.effects, []
+        return effects

@@ -1,0 +1,251 @@
+"""Verified requests that are not executed yet: the primary's queue and the timers (OSDI'99 4.1,
+4.4).
+
+Every replica keeps the same pool; the primary proposes from it, a backup times it. Fairness:
+proposals go round-robin over clients; one place per (peer, client) is reserved for a forwarded
+request and served first.
+"""
+
+import heapq
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from pbft.codec import encode_signed
+from pbft.errors import Reason
+from pbft.limits import LocalLimits
+from pbft.messages import Authenticated, Request
+from pbft.types import ClientKey, Micros, ReplicaId
+
+ITEM_FRAMING_BYTES = 8
+"""What an item of a batch costs beside its own bytes: tag and length, rounded up."""
+STALE_TIMERS = 1024
+
+RequestKey: TypeAlias = tuple[int, int]
+"""(session, number) of one client."""
+
+
+@dataclass(slots=True)
+class PendingRequest:
+    """One request that waits for execution."""
+
+    request: Authenticated[Request]
+    encoded: bytes
+    arrived_us: Micros
+    deadline_us: Micros | None = None
+    """Live for the one timed request of its client."""
+    relay_us: Micros | None = None
+    """When a timed request is to be relayed to all; None once that was done."""
+    reserved_by: ReplicaId | None = None
+    """The peer in whose reserved place it stands."""
+
+
+@dataclass(slots=True)
+class ClientQueue:
+    """Pending requests of one client in order of arrival."""
+
+    requests: OrderedDict[RequestKey, PendingRequest] = field(default_factory=OrderedDict)
+    unproposed: OrderedDict[RequestKey, None] = field(default_factory=OrderedDict)
+    """Those that stand in no batch of the present view, in the order in which to propose them."""
+    size_bytes: int = 0
+    timed: RequestKey | None = None
+
+
+class RequestPool:
+    """Bounded in count and bytes, per client and in total (pbft.limits.LocalLimits)."""
+
+    def __init__(self, limits: LocalLimits) -> None:
+        self._limits = limits
+        self._clients: OrderedDict[ClientKey, ClientQueue] = OrderedDict()
+        self._turns: OrderedDict[ClientKey, None] = OrderedDict()
+        """Clients that may have something to propose, in the order of their turns."""
+        self._deadlines: list[tuple[Micros, ClientKey, RequestKey]] = []
+        self._relays: list[tuple[Micros, ClientKey, RequestKey]] = []
+        self.count = 0
+        self.size_bytes = 0
+
+    def get(self, client: ClientKey, key: RequestKey) -> PendingRequest | None:
+        """The pending request with this identity."""
+        queue = self._clients.get(client)
+        return None if queue is None else queue.requests.get(key)
+
+    def __contains__(self, request: Request) -> bool:
+        return self.get(request.client, (request.session, request.number)) is not None
+
+    def add(
+        self,
+        request: Authenticated[Request],
+        now_us: Micros,
+        timeout_us: Micros,
+        forwarded_by: ReplicaId | None,
+    ) -> Reason | None:
+        """Takes a request; a Reason if not. The timer of its client starts if none is running."""
+        message = request.message
+        queue = self._clients.get(message.client) or ClientQueue()
+        key = (message.session, message.number)
+        if key in queue.requests:
+            return Reason.DUPLICATE
+        encoded = encode_signed(request.signed)
+        reserved = None
+        if self._is_full(queue, len(encoded)):
+            taken = {item.reserved_by for item in queue.requests.values()}
+            if forwarded_by is None or forwarded_by in taken:
+                return Reason.QUEUE_FULL
+            reserved = forwarded_by
+        self._clients[message.client] = queue
+        pending = PendingRequest(request, encoded, now_us, reserved_by=reserved)
+        queue.requests[key] = pending
+        queue.unproposed[key] = None
+        if reserved is not None:
+            queue.unproposed.move_to_end(key, last=False)
+        queue.size_bytes += len(encoded)
+        self.count += 1
+        self.size_bytes += len(encoded)
+        self._turns[message.client] = None
+        if queue.timed is None:
+            self._time(message.client, queue, key, now_us, timeout_us)
+        return None
+
+    def settle(self, request: Request, now_us: Micros, timeout_us: Micros) -> None:
+        """The request (or another with its identity) was decided: forget it, time the client's
+        next."""
+        queue = self._clients.get(request.client)
+        key = (request.session, request.number)
+        pending = None if queue is None else queue.requests.pop(key, None)
+        if queue is None or pending is None:
+            return
+        queue.unproposed.pop(key, None)
+        queue.size_bytes -= len(pending.encoded)
+        self.count -= 1
+        self.size_bytes -= len(pending.encoded)
+        if not queue.requests:
+            del self._clients[request.client]
+            self._turns.pop(request.client, None)
+        elif queue.timed == key:
+            following = next(iter(queue.requests))
+            self._time(request.client, queue, following, now_us, timeout_us)
+
+    def mark_proposed(self, request: Request) -> None:
+        """It stands in a batch of the present view: the primary does not propose it again."""
+        queue = self._clients.get(request.client)
+        if queue is not None:
+            queue.unproposed.pop((request.session, request.number), None)
+
+    def enter_view(self, now_us: Micros, timeout_us: Micros) -> None:
+        """Nothing is proposed yet in the new view, and every deadline starts afresh."""
+        self.rearm(now_us, timeout_us)
+        for client, queue in self._clients.items():
+            self._turns[client] = None
+            queue.unproposed = OrderedDict.fromkeys(queue.requests)
+
+    def rearm(self, now_us: Micros, timeout_us: Micros) -> None:
+        """All running deadlines start afresh."""
+        self._deadlines.clear()
+        self._relays.clear()
+        for client, queue in self._clients.items():
+            self._time(client, queue, next(iter(queue.requests)), now_us, timeout_us)
+
+    def take(self, requests_max: int, bytes_max: int) -> list[PendingRequest]:
+        """Unproposed requests for one batch: one per client and turn, within both bounds."""
+        taken: list[PendingRequest] = []
+        size = 0
+        while len(taken) < requests_max and self.has_unproposed():
+            client = next(iter(self._turns))
+            queue = self._clients[client]
+            key = next(iter(queue.unproposed))
+            # Each item costs its bytes and a few of framing.
+            size += len(queue.requests[key].encoded) + ITEM_FRAMING_BYTES
+            if taken and size > bytes_max:
+                break
+            del queue.unproposed[key]
+            taken.append(queue.requests[key])
+            self._turns.move_to_end(client)
+        return taken
+
+    def has_unproposed(self) -> bool:
+        """Whether a batch could be proposed. Clients with nothing left lose their turn."""
+        while self._turns:
+            client = next(iter(self._turns))
+            queue = self._clients.get(client)
+            if queue is not None and queue.unproposed:
+                return True
+            del self._turns[client]
+        return False
+
+    def overdue(self, now_us: Micros) -> list[PendingRequest]:
+        """Timed requests past their deadline, earliest first; each stays so until it is settled."""
+        due = sorted(item for item in self._deadlines if item[0] <= now_us and self._is_live(item))
+        return [self._clients[client].requests[key] for _, client, key in due]
+
+    def take_relays(self, now_us: Micros) -> list[PendingRequest]:
+        """Timed requests that half their time passed over, each once."""
+        due = []
+        while self._relays and self._relays[0][0] <= now_us:
+            relay_us, client, key = heapq.heappop(self._relays)
+            pending = self.get(client, key)
+            if pending is not None and pending.relay_us == relay_us:
+                pending.relay_us = None
+                due.append(pending)
+        return due
+
+    def next_deadline_us(self) -> Micros | None:
+        """The earliest deadline of a timed request."""
+        return self._earliest(self._deadlines, "deadline_us")
+
+    def next_relay_us(self) -> Micros | None:
+        """When the next timed request is to be relayed."""
+        return self._earliest(self._relays, "relay_us")
+
+    def pending(self) -> list[PendingRequest]:
+        """All pending requests, clients in the order in which they came."""
+        return [item for queue in self._clients.values() for item in queue.requests.values()]
+
+    def _is_full(self, queue: ClientQueue, size: int) -> bool:
+        limits = self._limits
+        return (
+            len(queue.requests) >= limits.pending_requests_per_client
+            or queue.size_bytes + size > limits.pending_bytes_per_client
+            or self.count >= limits.pending_requests
+            or self.size_bytes + size > limits.pending_bytes
+        )
+
+    def _time(
+        self,
+        client: ClientKey,
+        queue: ClientQueue,
+        key: RequestKey,
+        now_us: Micros,
+        timeout_us: Micros,
+    ) -> None:
+        if queue.timed is not None and (before := queue.requests.get(queue.timed)) is not None:
+            before.deadline_us = before.relay_us = None
+        queue.timed = key
+        pending = queue.requests[key]
+        pending.deadline_us = now_us + timeout_us
+        pending.relay_us = now_us + timeout_us // 2
+        for heap, at_us in (
+            (self._deadlines, pending.deadline_us),
+            (self._relays, pending.relay_us),
+        ):
+            heapq.heappush(heap, (at_us, client, key))
+            if len(heap) > 4 * len(self._clients) + STALE_TIMERS:
+                # Entries of settled requests are dropped lazily, but not without bound.
+                live = [item for item in heap if self._is_live(item)]
+                heap[:] = live
+                heapq.heapify(heap)
+
+    def _is_live(self, item: tuple[Micros, ClientKey, RequestKey]) -> bool:
+        at_us, client, key = item
+        pending = self.get(client, key)
+        return pending is not None and at_us in (pending.deadline_us, pending.relay_us)
+
+    def _earliest(
+        self, heap: list[tuple[Micros, ClientKey, RequestKey]], attribute: str
+    ) -> Micros | None:
+        while heap:
+            at_us, client, key = heap[0]
+            pending = self.get(client, key)
+            if pending is not None and getattr(pending, attribute) == at_us:
+                return at_us
+            heapq.heappop(heap)
+        return None

@@ -1,0 +1,278 @@
+"""The state of one replica in one dataclass; the protocol's functions take it as their first
+argument."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pbft.core.certificates import GENESIS_CHECKPOINT, CheckpointCertificate, ValidViewChange
+from pbft.core.effects import Effect, Event, EventName, Rejection
+from pbft.core.log import MessageLog
+from pbft.core.ports import CertificateVerifier, Service, Signer, Snapshot, State
+from pbft.core.requests import RequestPool
+from pbft.core.sessions import SessionTable
+from pbft.core.settings import Settings
+from pbft.errors import Reason
+from pbft.genesis import Genesis
+from pbft.messages import (
+    Authenticated,
+    Checkpoint,
+    ReadReply,
+    ReadRequest,
+    Reply,
+    Signed,
+    Status,
+    ViewChange,
+)
+from pbft.quorum import Thresholds
+from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber, View
+
+
+class Mode(Enum):
+    """Where a replica stands with its view."""
+
+    NORMAL = "normal"
+    VIEW_CHANGING = "view_changing"
+    """It signed the view-change for `view` and waits for the new-view."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """How often each peer may do something: one per interval in the long run, a few at once."""
+
+    next_us: dict[ReplicaId, Micros] = field(default_factory=dict)
+    """Per peer the moment until which what it did so far pays."""
+
+    def allows(self, peer: ReplicaId, now_us: Micros, interval_us: Micros) -> bool:
+        """Whether this peer may do it now; pure."""
+        return self.next_us.get(peer, 0) <= now_us + PACE_BURST * interval_us
+
+    def count(self, peer: ReplicaId, now_us: Micros, interval_us: Micros) -> None:
+        """This peer did it."""
+        self.next_us[peer] = max(self.next_us.get(peer, 0), now_us) + interval_us
+
+
+PACE_BURST = 8
+
+
+@dataclass(slots=True)
+class Suspicion:
+    """What this replica and its peers hold against the primary of the present view (protocol.md
+    7)."""
+
+    mine: bool = False
+    """I suspect my view: a request timer or the unreachable-primary timer fired and was not
+    settled."""
+    unreachable_fired: bool = False
+    """The unreachable-primary timer fired in this view and a quorum still finds it unreachable."""
+    unreachable_deadline_us: Micros | None = None
+    """Live while a quorum says that the primary is unreachable."""
+    told: tuple[View, bool, bool] = (0, False, False)
+    """(view, suspects, unreachable) in my last status; a change is told at once."""
+
+
+@dataclass(slots=True)
+class ViewChangeState:
+    """Section 4.4 of the paper."""
+
+    received: dict[ReplicaId, Authenticated[ViewChange]] = field(default_factory=dict)
+    """Per signer the view-change of the highest view (mine among them); outer signature
+    verified."""
+    pace: Pace = field(default_factory=Pace)
+    """Limits how fast one signer can make work."""
+    valid: dict[ReplicaId, ValidViewChange] = field(default_factory=dict)
+    """Those of `received` for my view whose certificates were verified (by its primary)."""
+    void: dict[ReplicaId, View] = field(default_factory=dict)
+    """Signers whose view-change for this view held a bad certificate."""
+    deadline_us: Micros | None = None
+    """When the new-view is overdue; live while VIEW_CHANGING and q signers are at or above my
+    view."""
+    failed_views: int = 0
+    """Views left in a row in which nothing was executed; the unreachable-primary timer backs
+    off."""
+    executed_at_entry: SequenceNumber = 0
+    """Last executed when the present view was entered."""
+
+
+@dataclass(slots=True)
+class Transfer:
+    """The target side of a state transfer (protocol.md section 9)."""
+
+    certificate: CheckpointCertificate | None = None
+    """Of the state under transfer; None until a source's leaves matched a certificate."""
+    sources: set[ReplicaId] = field(default_factory=set)
+    """Peers that hold exactly that checkpoint."""
+    demoted: set[ReplicaId] = field(default_factory=set)
+    """Peers that lied or stalled in this transfer; asked again only when no other is left."""
+    todo: int = 0
+    """Bitmap of the buckets that nobody is fetching."""
+    fetching: dict[ReplicaId, tuple[int, bytes]] = field(default_factory=dict)
+    """Per source the bitmap it was asked for and the cursor of the running request."""
+    progress_us: dict[ReplicaId, Micros] = field(default_factory=dict)
+    """Per source when it last delivered."""
+    asked_us: Micros = 0
+    """When leaves were last asked for."""
+    installing: bool = False
+
+
+@dataclass(slots=True)
+class HeldRead:
+    """A linearizable read that waits for its barrier (protocol.md section 11)."""
+
+    client: ClientKey
+    request: ReadRequest
+    barrier: SequenceNumber
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Two signed statements that no honest replica makes."""
+
+    kind: str
+    accused: ReplicaId
+    first: Signed
+    second: Signed
+
+
+@dataclass(slots=True)
+class Core:
+    """All that a replica knows. Handlers change it and append effects; `now` is the running
+    step's."""
+
+    settings: Settings
+    genesis: Genesis
+    signer: Signer
+    verifier: CertificateVerifier
+    state: State
+    service: Service
+    pool: RequestPool
+    sessions: SessionTable
+
+    view: View = 0
+    """v: the view I am in, or the one I move to while VIEW_CHANGING."""
+    mode: Mode = Mode.NORMAL
+    new_view: Signed | None = None
+    """The new-view by which I entered my last view; None in view 0."""
+    entered_view: View = 0
+    """The last view entered."""
+    new_view_max_sequence: SequenceNumber = 0
+    """max-s of that new-view."""
+    next_sequence: SequenceNumber = 1
+    """As primary: the sequence of the next proposal."""
+
+    log: MessageLog = field(default_factory=MessageLog)
+    dirty: set[SequenceNumber] = field(default_factory=set)
+    """Slots that may have become prepared or committed."""
+    held: set[SequenceNumber] = field(default_factory=set)
+    """Slots whose batch is ahead of my clock; looked at again a little later."""
+    stable: CheckpointCertificate = GENESIS_CHECKPOINT
+    """The last stable checkpoint known here, with its certificate; its sequence is h."""
+    executed: SequenceNumber = 0
+    """Last executed sequence; below h while the state is still to come."""
+    agreed_time_us: Micros = 0
+    checkpoints: dict[SequenceNumber, dict[ReplicaId, Authenticated[Checkpoint]]] = field(
+        default_factory=dict
+    )
+    """Checkpoint messages above h, per sequence and signer."""
+    sealed: dict[SequenceNumber, Digest] = field(default_factory=dict)
+    """Own state digests at executed checkpoints at or above h."""
+    merging: SequenceNumber | None = None
+    """A Merge effect under way."""
+    diverged: bool = False
+    """A quorum certified another state than mine: no votes and no answers until repaired."""
+
+    suspicion: Suspicion = field(default_factory=Suspicion)
+    view_change: ViewChangeState = field(default_factory=ViewChangeState)
+    timeout_us: Micros = 0
+    """T_now"""
+    links_down: dict[ReplicaId, Micros] = field(default_factory=dict)
+    """Peers to or from which there is no stream, since when."""
+    behind_since_us: Micros | None = None
+    """Since when `executed` has stood at `behind_at` below h; None while it is not below."""
+    behind_at: SequenceNumber = 0
+    transfer: Transfer | None = None
+    snapshots: dict[ReplicaId, tuple[Snapshot, Micros]] = field(default_factory=dict)
+    """Pinned for a peer's transfer, with the time of its last request; at most one per peer."""
+
+    peers: dict[ReplicaId, Status] = field(default_factory=dict)
+    """The last status of each peer: advice."""
+    status_pace: Pace = field(default_factory=Pace)
+    clock_offsets_us: dict[ReplicaId, Micros] = field(default_factory=dict)
+    """Peer's clock minus mine at its last status."""
+    pushed_us: dict[ReplicaId, dict[SequenceNumber, Micros]] = field(default_factory=dict)
+    """When each slot was last pushed to each peer; one entry per slot of the log."""
+    status_due_us: Micros = 0
+    stalled_since_us: Micros | None = None
+    """Since when the slot after `stalled_at` has been waiting; None while nothing waits."""
+    stalled_at: SequenceNumber = 0
+
+    held_reads: list[HeldRead] = field(default_factory=list)
+    evidence: OrderedDict[tuple[str, ReplicaId, int, int], Evidence] = field(
+        default_factory=OrderedDict
+    )
+
+    # Of the running step.
+    now: Instant = field(default_factory=lambda: Instant(0, 0))
+    effects: list[Effect] = field(default_factory=list)
+    replies: dict[ClientKey, list[Reply]] = field(default_factory=dict)
+    read_replies: dict[ClientKey, list[ReadReply]] = field(default_factory=dict)
+
+    @property
+    def me(self) -> ReplicaId:
+        """i"""
+        return self.settings.replica
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The certificate sizes."""
+        return self.genesis.thresholds
+
+    @property
+    def low_water_mark(self) -> SequenceNumber:
+        """h"""
+        return self.stable.sequence
+
+    @property
+    def high_water_mark(self) -> SequenceNumber:
+        """H = h + L"""
+        return self.stable.sequence + self.genesis.constants.window
+
+    @property
+    def primary(self) -> ReplicaId:
+        """p = v mod n"""
+        return self.thresholds.primary_of(self.view)
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether I am the primary of my view."""
+        return self.primary == self.me
+
+    @property
+    def is_voting(self) -> bool:
+        """Whether I may sign votes in my view now."""
+        return self.mode is Mode.NORMAL and not self.diverged
+
+    def emit(self, effect: Effect) -> None:
+        """Appends an effect to the running step."""
+        self.effects.append(effect)
+
+    def report(
+        self, name: EventName, sequence: SequenceNumber = 0, value: int = 0, detail: str = ""
+    ) -> None:
+        """Appends an Event."""
+        self.effects.append(Event(name, self.view, sequence, value, detail))
+
+    def reject(self, message: str, reason: Reason, peer: ReplicaId | None) -> None:
+        """Counts a message that was not accepted."""
+        self.effects.append(Rejection(message, reason, peer))
+
+    def accuse(self, kind: str, sequence: int, view: View, first: Signed, second: Signed) -> None:
+        """Stores two conflicting statements of one signer, bounded: the oldest goes."""
+        assert isinstance(first.signer, int) and first.signer == second.signer
+        key = (kind, first.signer, view, sequence)
+        if key in self.evidence:
+            return
+        self.evidence[key] = Evidence(kind, first.signer, first, second)
+        if len(self.evidence) > self.settings.limits.evidence:
+            self.evidence.popitem(last=False)
+        self.report(EventName.EVIDENCE, sequence, first.signer, kind)

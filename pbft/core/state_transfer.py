@@ -1,0 +1,257 @@
+"""State transfer: fetching the state of a stable checkpoint (OSDI'99 section 4.6; protocol.md
+section 9).
+
+Target: certificate and leaves from every peer; then the differing buckets, shared out among the
+peers that hold exactly that checkpoint; each bucket is verified against its leaf; then one atomic
+installation.
+"""
+
+from pbft.core import checkpoint, execution
+from pbft.core.certificates import checkpoint_certificate
+from pbft.core.effects import EventName, Install, Send
+from pbft.core.state import Core, Transfer
+from pbft.errors import Reason
+from pbft.messages import (
+    StableCertificate,
+    StateChunk,
+    StateLeaves,
+    StateRequest,
+    VerifiedLeaves,
+)
+from pbft.types import Micros, ReplicaId, SequenceNumber
+
+RETRY_US = 1_000_000
+"""A source that delivered nothing for so long is demoted; leaves are asked for again."""
+PATIENCE_US = 200_000
+"""How long a replica that is behind h waits for batches to be pushed before it asks for state."""
+
+
+def is_needed(core: Core) -> bool:
+    """Whether the own state is behind h with the batches in between not here, or is wrong."""
+    if core.diverged:
+        return True
+    return core.executed < core.low_water_mark
+
+
+# Target.
+
+
+def advance(core: Core) -> None:
+    """Begins a transfer that is needed, drops one that is not, and replaces sources that stall."""
+    now_us = core.now.monotonic_us
+    if not is_needed(core):
+        core.behind_since_us = None
+        if core.transfer is not None and not core.transfer.installing:
+            core.transfer = None
+        return
+    if core.transfer is None:
+        if core.behind_since_us is None or core.behind_at != core.executed:
+            core.behind_since_us, core.behind_at = now_us, core.executed
+        patient = now_us < core.behind_since_us + PATIENCE_US and not core.diverged
+        if not patient and core.merging is None:
+            core.transfer = Transfer()
+            core.report(EventName.STATE_TRANSFER_STARTED, core.low_water_mark)
+            _ask_for_leaves(core, core.transfer)
+        return
+    if not core.transfer.installing:
+        _demote_stalled(core, core.transfer)
+
+
+def next_deadline_us(core: Core) -> Micros | None:
+    """When a transfer has to be begun or looked after."""
+    if core.transfer is None:
+        return None if core.behind_since_us is None else core.behind_since_us + PATIENCE_US
+    if core.transfer.installing:
+        return None
+    return min([core.transfer.asked_us, *core.transfer.progress_us.values()]) + RETRY_US
+
+
+def _ask_for_leaves(core: Core, transfer: Transfer) -> None:
+    transfer.asked_us = core.now.monotonic_us
+    for peer in range(core.thresholds.replicas):
+        if peer != core.me:
+            core.emit(Send(peer, StateRequest(core.low_water_mark, 0)))
+
+
+def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
+    """A source's certificate and leaves: the first right ones fix what is transferred."""
+    transfer = core.transfer
+    if transfer is None or transfer.installing:
+        core.reject("state_leaves", Reason.UNWANTED, sender)
+        return
+    certificate = checkpoint_certificate(leaves.checkpoints, core.genesis)
+    if certificate.sequence < core.low_water_mark:
+        core.reject("state_leaves", Reason.SEQUENCE_LOW, sender)
+        return
+    if transfer.certificate is None:
+        differing = core.state.stage(leaves.leaves, certificate.digest)
+        if differing is None:
+            transfer.demoted.add(sender)
+            core.reject("state_leaves", Reason.BAD_SNAPSHOT, sender)
+            return
+        transfer.certificate = certificate
+        transfer.todo = int.from_bytes(differing, "little")
+    if transfer.certificate.sequence == certificate.sequence and sender not in transfer.demoted:
+        transfer.sources.add(sender)
+        _assign(core, transfer)
+
+
+def _assign(core: Core, transfer: Transfer) -> None:
+    """Gives idle sources their share of what is left; installs when nothing is."""
+    certificate = transfer.certificate
+    if certificate is None:
+        return
+    if not transfer.todo and not transfer.fetching:
+        transfer.installing = True
+        core.emit(Install(certificate.sequence, certificate.digest, certificate.checkpoints))
+        return
+    idle = [peer for peer in sorted(transfer.sources) if peer not in transfer.fetching]
+    for position, peer in enumerate(idle):
+        share = _share(transfer.todo, len(idle) - position)
+        if not share:
+            return
+        transfer.todo &= ~share
+        transfer.fetching[peer] = (share, b"")
+        _ask(core, transfer, peer)
+
+
+def _share(todo: int, among: int) -> int:
+    """The lowest buckets of the bitmap, one part in `among` of them."""
+    count = -(-todo.bit_count() // among)
+    share = 0
+    for _ in range(count):
+        lowest = todo & -todo
+        share |= lowest
+        todo ^= lowest
+    return share
+
+
+def _ask(core: Core, transfer: Transfer, peer: ReplicaId) -> None:
+    assert transfer.certificate is not None
+    share, cursor = transfer.fetching[peer]
+    transfer.progress_us[peer] = core.now.monotonic_us
+    sequence = transfer.certificate.sequence
+    core.emit(Send(peer, StateRequest(sequence, sequence, _bitmap(core, share), cursor)))
+
+
+def _bitmap(core: Core, buckets: int) -> bytes:
+    return buckets.to_bytes((core.genesis.constants.buckets + 7) // 8, "little")
+
+
+def on_chunk(core: Core, sender: ReplicaId, chunk: StateChunk) -> None:
+    """Records of the buckets that this source was asked for."""
+    transfer = core.transfer
+    if (
+        transfer is None
+        or transfer.certificate is None
+        or sender not in transfer.fetching
+        or chunk.sequence != transfer.certificate.sequence
+    ):
+        core.reject("state_chunk", Reason.UNWANTED, sender)
+        return
+    share, cursor = transfer.fetching[sender]
+    advances = not chunk.cursor or chunk.cursor > cursor
+    if not advances or not core.state.stage_records(chunk.records, _bitmap(core, share)):
+        core.reject("state_chunk", Reason.BAD_SNAPSHOT, sender)
+        _demote(core, transfer, sender)
+        return
+    if chunk.cursor:
+        transfer.fetching[sender] = (share, chunk.cursor)
+        _ask(core, transfer, sender)
+        return
+    wrong = int.from_bytes(core.state.staged(_bitmap(core, share)), "little")
+    if wrong:
+        core.reject("state_chunk", Reason.BAD_SNAPSHOT, sender)
+        transfer.fetching[sender] = (wrong, b"")
+        _demote(core, transfer, sender)
+        return
+    del transfer.fetching[sender]
+    del transfer.progress_us[sender]
+    _assign(core, transfer)
+
+
+def _demote(core: Core, transfer: Transfer, peer: ReplicaId) -> None:
+    """What it was to deliver goes back to the others; without others the transfer starts anew."""
+    share, _ = transfer.fetching.pop(peer, (0, b""))
+    transfer.progress_us.pop(peer, None)
+    # Verifying what is incomplete drops it from the stage.
+    wrong = core.state.staged(_bitmap(core, share))
+    transfer.todo |= int.from_bytes(wrong, "little")
+    transfer.sources.discard(peer)
+    transfer.demoted.add(peer)
+    _assign(core, transfer)
+
+
+def _demote_stalled(core: Core, transfer: Transfer) -> None:
+    now_us = core.now.monotonic_us
+    for peer, progress_us in sorted(transfer.progress_us.items()):
+        if now_us >= progress_us + RETRY_US:
+            _demote(core, transfer, peer)
+    if transfer.installing or now_us < transfer.asked_us + RETRY_US:
+        return
+    if not transfer.sources:
+        # Nobody holds that checkpoint any more, or only liars: begin again with whatever is newest.
+        core.transfer = Transfer()
+        _ask_for_leaves(core, core.transfer)
+    elif transfer.todo:
+        _ask_for_leaves(core, transfer)
+    else:
+        transfer.asked_us = now_us
+
+
+def installed(core: Core, sequence: SequenceNumber) -> None:
+    """The state at `sequence` is installed and durable: go on from there."""
+    transfer = core.transfer
+    assert transfer is not None and transfer.installing and transfer.certificate is not None
+    certificate = transfer.certificate
+    core.transfer = None
+    core.behind_since_us = None
+    core.diverged = False
+    core.executed = sequence
+    execution.reload_replicated(core)
+    core.sealed = {sequence: certificate.digest}
+    if certificate.sequence > core.low_water_mark:
+        checkpoint.stabilise(core, certificate)
+    checkpoint.discard(core)
+    core.next_sequence = max(core.next_sequence, sequence + 1)
+    core.dirty.update(slot.sequence for slot in core.log)
+    core.report(EventName.STATE_TRANSFER_FINISHED, sequence)
+
+
+# Source.
+
+
+def on_state_request(core: Core, sender: ReplicaId, request: StateRequest) -> None:
+    """Serves leaves and chunks of a snapshot that stays pinned for this peer."""
+    now_us = core.now.monotonic_us
+    if request.sequence == 0:
+        release(core, sender)
+        if core.diverged or core.state.durable_sequence < max(request.at_least, 1):
+            core.reject("state_request", Reason.SEQUENCE_HIGH, sender)
+            return
+        snapshot = core.state.pin()
+        core.snapshots[sender] = (snapshot, now_us)
+        certificate = StableCertificate(snapshot.certificate)
+        core.emit(Send(sender, StateLeaves(certificate, snapshot.leaves())))
+        return
+    pinned = core.snapshots.get(sender)
+    if pinned is None or pinned[0].sequence != request.sequence:
+        core.reject("state_request", Reason.SEQUENCE_LOW, sender)
+        return
+    core.snapshots[sender] = (pinned[0], now_us)
+    core.emit(Send(sender, pinned[0].chunk(request.buckets, request.cursor)))
+
+
+def release(core: Core, peer: ReplicaId) -> None:
+    """Unpins what this peer was fetching."""
+    pinned = core.snapshots.pop(peer, None)
+    if pinned is not None:
+        pinned[0].release()
+
+
+def release_idle(core: Core) -> None:
+    """Unpins snapshots that nobody has asked about for a while."""
+    limit_us = core.settings.limits.transfer_idle_us
+    for peer, (_, used_us) in sorted(core.snapshots.items()):
+        if core.now.monotonic_us >= used_us + limit_us:
+            release(core, peer)

@@ -1,0 +1,240 @@
+"""Healing: one mechanism for loss, reconnects, restarts and lag (protocol.md section 8).
+
+Each replica tells its peers what it has and lacks; who has it pushes exactly that. What a status
+says is advice: it decides what is sent, never what is believed.
+"""
+
+from pbft.core import suspicion
+from pbft.core.effects import Broadcast, Send
+from pbft.core.log import Slot
+from pbft.core.normal_case import digests_wanted
+from pbft.core.state import Core, Mode
+from pbft.crypto.digest import NULL_DIGEST
+from pbft.errors import Reason
+from pbft.messages import (
+    Authenticated,
+    BatchBytes,
+    CommittedBatch,
+    PeerItem,
+    Proposal,
+    Signed,
+    StableCertificate,
+    Status,
+)
+from pbft.types import Micros, ReplicaId
+
+CLOCK_OFFSET_MAX_US = 3_600_000_000
+"""A peer whose clock is further off than an hour does not vote on what time it is."""
+
+# Telling.
+
+
+def make_status(core: Core) -> Status:
+    """What I have and lack now."""
+    prepared = committed = accepted = 0
+    low = core.low_water_mark
+    missing = []
+    for slot in core.log:
+        missing += digests_wanted(slot)
+        if not low < slot.sequence <= core.high_water_mark:
+            continue
+        bit = 1 << (slot.sequence - low - 1)
+        if slot.decision is not None:
+            committed |= bit
+        if slot.pre_prepare is not None:
+            accepted |= bit
+            vote = slot.pre_prepare.message
+            if slot.is_prepared(vote.view, vote.sequence, vote.digest):
+                prepared |= bit
+    held = sum(
+        1 << signer
+        for signer, change in core.view_change.received.items()
+        if change.message.view == core.view
+    )
+    return Status(
+        core.view,
+        core.mode is Mode.NORMAL,
+        low,
+        core.executed,
+        max(core.now.wall_us, 0),
+        core.suspicion.mine,
+        suspicion.is_primary_unreachable(core),
+        prepared,
+        committed,
+        accepted,
+        held,
+        tuple(missing[: core.settings.limits.fetch_digests]),
+    )
+
+
+def advance(core: Core) -> None:
+    """Tells the status when it is due, at once when my suspicion changed."""
+    told = (core.view, core.suspicion.mine, suspicion.is_primary_unreachable(core))
+    now_us = core.now.monotonic_us
+    timers = core.settings.timers
+    if is_something_missing(core):
+        core.status_due_us = min(core.status_due_us, now_us + timers.status_fast_us)
+    if now_us < core.status_due_us and told == core.suspicion.told:
+        return
+    core.suspicion.told = told
+    core.status_due_us = now_us + timers.status_slow_us
+    core.emit(Broadcast(core.signer.sign(make_status(core))))
+
+
+def is_something_missing(core: Core) -> bool:
+    """Whether peers could push something that this replica waits for."""
+    if core.mode is Mode.VIEW_CHANGING or core.transfer is not None or core.diverged:
+        return True
+    if core.executed < core.low_water_mark or core.suspicion.mine:
+        return True
+    behind = any(
+        status.executed > core.executed and peer != core.me for peer, status in core.peers.items()
+    )
+    slot = core.log.get(core.executed + 1)
+    waiting = slot is not None or behind
+    if not waiting:
+        core.stalled_since_us = None
+        return False
+    # A slot in the middle of its three phases is no gap: only one that stays is.
+    if core.stalled_at != core.executed or core.stalled_since_us is None:
+        core.stalled_at, core.stalled_since_us = core.executed, core.now.monotonic_us
+    return core.now.monotonic_us >= core.stalled_since_us + core.settings.timers.status_fast_us
+
+
+# Pushing.
+
+
+def check_status(core: Core, sender: ReplicaId) -> Reason | None:
+    """Each peer's statuses are looked at at a bounded rate; pure."""
+    interval_us = core.settings.limits.status_interval_us
+    allowed = core.status_pace.allows(sender, core.now.monotonic_us, interval_us)
+    return None if allowed else Reason.RATE_LIMIT
+
+
+def on_status(core: Core, sender: ReplicaId, authenticated: Authenticated[Status]) -> None:
+    """Notes what the peer says of itself and pushes what it lacks, within a budget of bytes."""
+    status = authenticated.message
+    reason = check_status(core, sender)
+    if reason is not None:
+        core.reject("status", reason, sender)
+        return
+    interval_us = core.settings.limits.status_interval_us
+    core.status_pace.count(sender, core.now.monotonic_us, interval_us)
+    core.peers[sender] = status
+    offset_us = status.clock_us - core.now.wall_us
+    if abs(offset_us) <= CLOCK_OFFSET_MAX_US:
+        core.clock_offsets_us[sender] = offset_us
+    else:
+        core.clock_offsets_us.pop(sender, None)
+    if core.diverged:
+        return
+    _push_view(core, sender, status)
+    if status.stable_sequence < core.low_water_mark:
+        core.emit(Send(sender, StableCertificate(core.stable.checkpoints)))
+    _push_checkpoints(core, sender, status)
+    budget = core.settings.limits.healing_bytes_per_status
+    budget = _push_bodies(core, sender, status, budget)
+    _push_slots(core, sender, status, budget)
+
+
+def _push_view(core: Core, sender: ReplicaId, status: Status) -> None:
+    if core.mode is Mode.NORMAL:
+        lacks_view = status.view < core.view or (status.view == core.view and not status.normal)
+        if lacks_view and core.new_view is not None:
+            core.emit(Send(sender, core.new_view))
+        return
+    if status.view > core.view:
+        return
+    for signer in sorted(core.view_change.received):
+        change = core.view_change.received[signer]
+        held = status.view == core.view and status.view_changes >> signer & 1
+        if not held and signer != sender and change.message.view >= core.view:
+            core.emit(Send(sender, change.signed))
+
+
+def _push_checkpoints(core: Core, sender: ReplicaId, status: Status) -> None:
+    """My own checkpoint votes above both marks: the certificate speaks for those below mine."""
+    low = max(status.stable_sequence, core.low_water_mark)
+    for sequence in sorted(core.checkpoints):
+        mine = core.checkpoints[sequence].get(core.me)
+        if sequence > low and mine is not None and _is_due(core, sender, -sequence):
+            core.emit(Send(sender, mine.signed))
+
+
+def _push_bodies(core: Core, sender: ReplicaId, status: Status, budget: int) -> int:
+    for digest in status.missing:
+        body = core.log.body(digest)
+        if body is not None and budget >= len(body.encoded):
+            budget -= len(body.encoded)
+            core.emit(Send(sender, BatchBytes(body.encoded)))
+    return budget
+
+
+def _push_slots(core: Core, sender: ReplicaId, status: Status, budget: int) -> None:
+    """Votes and decisions for the slots that the peer has not executed, lowest first."""
+    for slot in core.log:
+        if slot.sequence <= status.executed:
+            continue
+        index = slot.sequence - status.stable_sequence - 1
+        items = _lacking(core, slot, status, index)
+        if not items:
+            continue
+        budget -= sum(map(_size, items))
+        if budget < 0:
+            return
+        if _is_due(core, sender, slot.sequence):
+            for item in items:
+                core.emit(Send(sender, item))
+
+
+def _lacking(core: Core, slot: Slot, status: Status, index: int) -> list[PeerItem]:
+    """What the peer lacks of one slot. Fresh slots are left alone: the normal case is under way."""
+    now_us = core.now.monotonic_us
+    if now_us < slot.touched_us + core.settings.timers.status_fast_us:
+        return []
+    decided = index >= 0 and status.committed >> index & 1
+    if slot.decision is not None and not decided:
+        body = slot.bodies.get(slot.decision.digest)
+        if body is not None or slot.decision.digest == NULL_DIGEST:
+            encoded = b"" if body is None else body.encoded
+            return [CommittedBatch(slot.decision.commits, encoded)]
+    if status.view != core.view or core.mode is not Mode.NORMAL or index < 0:
+        return []
+    items: list[PeerItem] = []
+    pre_prepare = slot.pre_prepare
+    if pre_prepare is not None and not status.accepted >> index & 1:
+        body = slot.bodies.get(pre_prepare.message.digest)
+        if body is not None:
+            items.append(Proposal(pre_prepare.signed, body.encoded))
+    mine = slot.prepares.current.get(core.me)
+    if mine is not None and not status.prepared >> index & 1:
+        items.append(mine.signed)
+    commit = slot.commits.current.get(core.me)
+    if commit is not None and not decided:
+        items.append(commit.signed)
+    return items
+
+
+def _is_due(core: Core, peer: ReplicaId, key: int) -> bool:
+    """Whether this item may be pushed to this peer again: at most once per interval."""
+    pushed = core.pushed_us.setdefault(peer, {})
+    now_us = core.now.monotonic_us
+    if key in pushed and now_us < pushed[key] + core.settings.timers.status_fast_us:
+        return False
+    pushed[key] = now_us
+    return True
+
+
+def _size(item: PeerItem) -> int:
+    match item:
+        case Proposal(batch=batch) | CommittedBatch(batch=batch):
+            return len(batch) + 1024
+        case Signed(payload=payload):
+            return len(payload) + 128
+        case _:
+            raise AssertionError("healing pushes no other item of a slot")
+
+
+def next_deadline_us(core: Core) -> Micros:
+    """When the next status is due."""
+    return core.status_due_us

@@ -1,0 +1,120 @@
+"""When a replica suspects its primary (OSDI'99 section 4.4, liveness; protocol.md section 7,
+timers).
+
+A request timer that fires makes this replica *suspect* its view, which it tells at once. Only f +
+1 that suspect the same view start the view change: one slow or cut-off replica does not exile
+itself.
+"""
+
+from pbft.core.effects import EventName, Send
+from pbft.core.settings import MILLISECOND
+from pbft.core.state import Core, Mode, Suspicion
+from pbft.types import Micros, ReplicaId
+
+BACKOFF_VIEWS_MAX = 8
+"""The unreachable-primary timer doubles at most this often."""
+
+
+def on_link(core: Core, peer: ReplicaId, *, up: bool) -> None:
+    """The streams to and from a peer both stand, or one does not."""
+    if up:
+        core.links_down.pop(peer, None)
+    else:
+        core.links_down.setdefault(peer, core.now.monotonic_us)
+
+
+def is_primary_unreachable(core: Core) -> bool:
+    """Whether my stream to or from the primary has been down for longer than the grace."""
+    since_us = core.links_down.get(core.primary)
+    grace_us = core.settings.timers.link_grace_us
+    return since_us is not None and core.now.monotonic_us >= since_us + grace_us
+
+
+def _left(core: Core, peer: ReplicaId) -> bool:
+    """Whether this peer signed a view-change for a view above mine: it holds what it held before."""
+    change = core.view_change.received.get(peer)
+    return change is not None and change.message.view > core.view
+
+
+def suspecting(core: Core) -> int:
+    """How many replicas, I included, suspect my view by what they last told or signed."""
+    peers = sum(
+        _left(core, peer) or (status.suspects and status.view == core.view and status.normal)
+        for peer, status in core.peers.items()
+    )
+    return peers + core.suspicion.mine
+
+
+def finding_unreachable(core: Core) -> int:
+    """How many replicas, I included, find the primary of my view unreachable."""
+    peers = sum(
+        _left(core, peer) or (status.primary_unreachable and status.view == core.view)
+        for peer, status in core.peers.items()
+    )
+    return peers + is_primary_unreachable(core)
+
+
+def enter_view(core: Core) -> None:
+    """Entering a view settles all suspicion and is the only thing that resets deadlines."""
+    core.suspicion = Suspicion(told=core.suspicion.told)
+    core.pool.enter_view(core.now.monotonic_us, core.timeout_us)
+
+
+def advance(core: Core) -> None:
+    """Brings my suspicion up to date with the timers, the links and what was settled."""
+    if core.mode is not Mode.NORMAL:
+        return
+    now_us = core.now.monotonic_us
+    suspicion = core.suspicion
+    _advance_unreachable(core, now_us)
+    overdue = core.pool.overdue(now_us)
+    for pending in overdue:
+        if core.sessions.is_settled(pending.request.message):
+            core.pool.settle(pending.request.message, now_us, core.timeout_us)
+    if overdue:
+        overdue = core.pool.overdue(now_us)
+    suspects = bool(overdue) or suspicion.unreachable_fired
+    if suspects and not suspicion.mine:
+        core.report(EventName.SUSPECTED, detail="request" if overdue else "unreachable")
+    suspicion.mine = suspects
+
+
+def _advance_unreachable(core: Core, now_us: Micros) -> None:
+    """The short timer: runs while a quorum cannot reach the primary, even when idle."""
+    suspicion = core.suspicion
+    if finding_unreachable(core) < core.thresholds.quorum:
+        suspicion.unreachable_deadline_us = None
+        suspicion.unreachable_fired = False
+    elif suspicion.unreachable_deadline_us is None:
+        backoff = min(core.view_change.failed_views, BACKOFF_VIEWS_MAX)
+        wait_us = core.settings.timers.primary_unreachable_us << backoff
+        suspicion.unreachable_deadline_us = now_us + wait_us
+    elif now_us >= suspicion.unreachable_deadline_us:
+        suspicion.unreachable_fired = True
+
+
+def relay_pending(core: Core) -> None:
+    """At T/2 a timed request goes to all, so that every honest replica times it."""
+    if core.mode is not Mode.NORMAL:
+        return
+    for pending in core.pool.take_relays(core.now.monotonic_us):
+        for peer in range(core.thresholds.replicas):
+            if peer != core.me:
+                core.emit(Send(peer, pending.request.signed))
+
+
+def next_deadline_us(core: Core) -> Micros | None:
+    """The earliest moment at which `advance` or `relay_pending` has something to do."""
+    if core.mode is not Mode.NORMAL:
+        return None
+    now_us = core.now.monotonic_us
+    candidates = [core.pool.next_relay_us()]
+    if not core.suspicion.mine:
+        candidates.append(core.pool.next_deadline_us())
+    if not core.suspicion.unreachable_fired:
+        candidates.append(core.suspicion.unreachable_deadline_us)
+    down_us = core.links_down.get(core.primary)
+    if down_us is not None and not is_primary_unreachable(core):
+        candidates.append(down_us + core.settings.timers.link_grace_us)
+    known = [candidate for candidate in candidates if candidate is not None]
+    return max(min(known), now_us + MILLISECOND) if known else None

@@ -1,0 +1,277 @@
+"""View changes (OSDI'99 section 4.4; protocol.md section 7)."""
+
+from pbft.core import checkpoint, normal_case, suspicion
+from pbft.core.certificates import verify_view_change
+from pbft.core.effects import (
+    Broadcast,
+    EventName,
+    Halt,
+    NewViewRecord,
+    Persist,
+    Send,
+    ViewChangeRecord,
+)
+from pbft.core.new_view import NewViewPlan, compute_new_view, verify_new_view
+from pbft.core.state import Core, Mode
+from pbft.crypto.digest import NULL_DIGEST
+from pbft.errors import Reason, Rejected
+from pbft.messages import Authenticated, NewView, PrePrepare, Signed, ViewChange
+from pbft.types import ReplicaId, SequenceNumber, View
+
+# Leaving a view.
+
+
+def start(core: Core, view: View, cause: str) -> None:
+    """Signs the view-change for `view`: the only one this replica ever signs for it."""
+    assert view > core.view
+    change = core.view_change
+    if core.mode is Mode.VIEW_CHANGING or core.executed == change.executed_at_entry:
+        # A view that failed: nothing was executed in it, or it was never entered.
+        change.failed_views += 1
+        core.timeout_us = min(core.timeout_us * 2, core.settings.timers.request_timeout_cap_us)
+    leave_view(core, view)
+    change.deadline_us = None
+    change.valid.clear()
+    message = ViewChange(
+        view,
+        core.me,
+        0,
+        core.low_water_mark,
+        core.stable.checkpoints,
+        tuple(
+            slot.prepared.proof
+            for slot in core.log
+            if slot.prepared is not None
+            and core.low_water_mark < slot.sequence <= core.high_water_mark
+        ),
+    )
+    signed = core.signer.sign(message)
+    core.emit(Persist(ViewChangeRecord(view, signed)))
+    change.received[core.me] = Authenticated(message, signed)
+    core.emit(Broadcast(signed))
+    core.report(EventName.VIEW_CHANGE_STARTED, detail=cause)
+
+
+def leave_view(core: Core, view: View) -> None:
+    """Moves to `view` without being in it yet: nothing accepted or counted in earlier ones counts."""
+    core.view = view
+    core.mode = Mode.VIEW_CHANGING
+    for slot in core.log:
+        slot.enter_view(view)
+
+
+def check_view_change(core: Core, message: ViewChange, signer: ReplicaId) -> Reason | None:
+    """Whether a view-change could matter now; pure."""
+    if message.view < core.view or (message.view == core.view and core.mode is Mode.NORMAL):
+        return Reason.VIEW_STALE
+    known = core.view_change.received.get(signer)
+    if known is not None and known.message.view == message.view:
+        return Reason.DUPLICATE
+    if known is not None and known.message.view > message.view:
+        return Reason.VIEW_STALE
+    interval_us = core.settings.limits.view_change_interval_us
+    if not core.view_change.pace.allows(signer, core.now.monotonic_us, interval_us):
+        # Only the highest of each signer is kept, and a signer cannot make work at any rate it
+        # likes.
+        return Reason.RATE_LIMIT
+    return None
+
+
+def on_view_change(core: Core, change: Authenticated[ViewChange]) -> None:
+    """Keeps the view-change of the highest view per signer; its certificates are verified when the
+    view becomes mine."""
+    reason = check_view_change(core, change.message, change.signer)
+    if reason is not None:
+        core.reject("view_change", reason, change.signer)
+        return
+    core.view_change.received[change.signer] = change
+    interval_us = core.settings.limits.view_change_interval_us
+    core.view_change.pace.count(change.signer, core.now.monotonic_us, interval_us)
+    core.view_change.valid.pop(change.signer, None)
+
+
+def advance(core: Core) -> bool:
+    """Joins, starts, or completes a view change where the rules say so. Returns whether it did."""
+    if core.diverged:
+        return False
+    joined = _join_view(core)
+    if joined is not None:
+        start(core, joined, "joined")
+        return True
+    if core.mode is Mode.NORMAL:
+        if core.suspicion.mine and suspicion.suspecting(core) >= core.thresholds.weak:
+            start(core, core.view + 1, "suspected")
+            return True
+        return False
+    if core.is_primary and _advance_new_view(core):
+        return True
+    return _advance_deadline(core)
+
+
+def _join_view(core: Core) -> View | None:
+    """w, the (f + 1)-th highest among the highest views that distinct replicas signed for, if above
+    mine: at least one honest replica is at w or above, and f alone never move anybody."""
+    views = sorted((c.message.view for c in core.view_change.received.values()), reverse=True)
+    position = core.thresholds.weak - 1
+    if len(views) <= position or views[position] <= core.view:
+        return None
+    return views[position]
+
+
+def _advance_deadline(core: Core) -> bool:
+    """The timer for the new-view starts when q signers are at or above my view; then on to the
+    next."""
+    change = core.view_change
+    signers = sum(c.message.view >= core.view for c in change.received.values())
+    if signers < core.thresholds.quorum:
+        change.deadline_us = None
+        return False
+    if change.deadline_us is None:
+        change.deadline_us = core.now.monotonic_us + core.timeout_us
+    elif core.now.monotonic_us >= change.deadline_us:
+        start(core, core.view + 1, "new_view_overdue")
+        return True
+    return False
+
+
+# Entering a view.
+
+
+def _advance_new_view(core: Core) -> bool:
+    """As primary of the view: with q valid view-changes, compute O, persist, tell all, enter."""
+    change = core.view_change
+    for signer in sorted(change.received):
+        received = change.received[signer]
+        if received.message.view != core.view or signer in change.valid:
+            continue
+        if change.void.get(signer) == core.view:
+            continue
+        try:
+            change.valid[signer] = verify_view_change(
+                received.message, received.signed, core.genesis, core.verifier
+            )
+        except Rejected as error:
+            change.void[signer] = core.view
+            core.reject("view_change", error.reason, signer)
+    if len(change.valid) < core.thresholds.quorum:
+        return False
+    others = [signer for signer in sorted(change.valid) if signer != core.me]
+    chosen = [change.valid[core.me]] if core.me in change.valid else []
+    chosen += [change.valid[signer] for signer in others]
+    chosen = chosen[: core.thresholds.quorum]
+    plan = compute_new_view(chosen)
+    first = plan.min_sequence + 1
+    pre_prepares = tuple(
+        core.signer.sign(PrePrepare(core.view, first + offset, digest))
+        for offset, digest in enumerate(plan.digests)
+    )
+    message = NewView(core.view, tuple(item.signed for item in chosen), pre_prepares)
+    signed = core.signer.sign(message)
+    core.emit(Persist(NewViewRecord(core.view, signed)))
+    core.emit(Broadcast(signed))
+    enter(core, core.view, signed, plan, pre_prepares)
+    return True
+
+
+def check_new_view(core: Core, message: NewView, signer: ReplicaId) -> Reason | None:
+    """Whether a new-view could be entered; pure."""
+    if message.view < core.view:
+        # Also: never below the highest view I signed a view-change for.
+        return Reason.VIEW_STALE
+    if message.view == 0 or signer != core.thresholds.primary_of(message.view):
+        return Reason.NOT_PRIMARY
+    if message.view == core.view and core.mode is Mode.NORMAL:
+        return Reason.DUPLICATE
+    return None
+
+
+def on_new_view(core: Core, new_view: Authenticated[NewView]) -> None:
+    """Verifies all of it, recomputing O, persists it, and enters."""
+    message = new_view.message
+    reason = check_new_view(core, message, new_view.signer)
+    if reason is not None:
+        core.reject("new_view", reason, new_view.signer)
+        return
+    plan = verify_new_view(message, core.genesis, core.verifier)
+    core.emit(Persist(NewViewRecord(message.view, new_view.signed)))
+    enter(core, message.view, new_view.signed, plan, message.pre_prepares)
+
+
+def enter(
+    core: Core,
+    view: View,
+    signed: Signed,
+    plan: NewViewPlan,
+    pre_prepares: tuple[Signed, ...],
+) -> None:
+    """Adopts min-s, takes O's pre-prepares as those of the view, and votes for them at once."""
+    adopt_view(core, view, signed, plan)
+    if plan.min_sequence > core.low_water_mark:
+        checkpoint.stabilise(core, plan.stable)
+    for slot in core.log:
+        slot.enter_view(view)
+        core.dirty.add(slot.sequence)
+    nulls = 0
+    for offset, digest in enumerate(plan.digests):
+        sequence = plan.min_sequence + 1 + offset
+        nulls += digest == NULL_DIGEST
+        if sequence > core.low_water_mark:
+            repropose(core, view, sequence, digest, pre_prepares[offset])
+    detail = _describe(plan, nulls, core.view_change.received)
+    core.report(EventName.VIEW_ENTERED, plan.min_sequence, len(plan.digests), detail)
+    change = core.view_change
+    change.received = {s: c for s, c in change.received.items() if c.message.view > view}
+    change.valid.clear()
+    change.deadline_us = None
+    suspicion.enter_view(core)
+    core.status_due_us = core.now.monotonic_us
+    forward_pending(core)
+
+
+def adopt_view(core: Core, view: View, signed: Signed, plan: NewViewPlan) -> None:
+    """The view's own numbers; also at a restart."""
+    core.view = core.entered_view = view
+    core.mode = Mode.NORMAL
+    core.new_view = signed
+    core.new_view_max_sequence = plan.max_sequence
+    core.next_sequence = max(plan.max_sequence, core.low_water_mark) + 1
+    core.view_change.executed_at_entry = core.executed
+
+
+def repropose(
+    core: Core, view: View, sequence: SequenceNumber, digest: bytes, signed: Signed
+) -> None:
+    """One entry of O. Executed slots are voted for, not executed again; a contradiction halts."""
+    slot = core.log.slot(sequence)
+    if slot.decision is not None and slot.decision.digest != digest:
+        core.emit(Halt(f"new view {view} puts another batch at the decided sequence {sequence}"))
+        return
+    slot.waiting = Authenticated(PrePrepare(view, sequence, digest), signed)
+    core.dirty.add(sequence)
+    if normal_case.digests_wanted(slot):
+        core.status_due_us = core.now.monotonic_us
+
+
+def _describe(
+    plan: NewViewPlan, nulls: int, received: dict[ReplicaId, Authenticated[ViewChange]]
+) -> str:
+    """What a view change had to reconcile, for traces and for the simulator's coverage."""
+    heights = {change.message.stable_sequence for change in received.values()}
+    words = [f"null={nulls}"] if nulls else []
+    if plan.digests:
+        words.append("reproposed")
+    if len(heights) > 1:
+        words.append("unequal_h")
+    return " ".join(words)
+
+
+def forward_pending(core: Core) -> None:
+    """Requests still pending at a backup go to the new primary."""
+    if core.is_primary:
+        return
+    budget = core.settings.limits.healing_bytes_per_status
+    for pending in core.pool.pending():
+        budget -= len(pending.encoded)
+        if budget < 0:
+            return
+        core.emit(Send(core.primary, pending.request.signed))

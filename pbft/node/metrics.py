@@ -1,0 +1,163 @@
+"""Prometheus metrics of one replica, in a registry of their own (operations.md section 5).
+
+Labels are from fixed sets: names of ours and indices of replicas, never anything a peer chose.
+"""
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable
+from functools import cache
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from pbft.core.effects import Event, EventName
+from pbft.errors import Reason
+from pbft.node.status import NodeStatus
+from pbft.types import ReplicaId, SequenceNumber
+
+CLIENT = "client"
+"""The `peer` of what came from a client, or from somebody whose Hello was not admitted."""
+SLOTS_TIMED = 4_096
+"""Slots whose phases are timed at once; more than any window."""
+
+_FAST_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_PHASE_AFTER = {
+    EventName.PREPARED: "prepare",
+    EventName.COMMITTED: "commit",
+    EventName.EXECUTED: "execute",
+}
+_STAGES = {
+    EventName.PRE_PREPARED: "pre_prepared",
+    EventName.PREPARED: "prepared",
+    EventName.COMMITTED: "committed",
+    EventName.EXECUTED: "executed",
+}
+
+
+class Metrics:
+    """Everything that one replica counts. Called in the event loop, read by the admin thread."""
+
+    def __init__(self, replica: ReplicaId, version: str) -> None:
+        self.registry = CollectorRegistry()
+        self.rejections: Tally[str] = Tally()
+        """By reason, for the status."""
+        self._slots: dict[SequenceNumber, float] = {}
+        self._view_change_began: float | None = None
+        gauge, counter, histogram = self._gauge, self._counter, self._histogram
+        gauge("build_info", "Version of this replica", "version", "replica").labels(
+            version, str(replica)
+        ).set(1)
+        self._view = gauge("view", "View v")
+        self._is_primary = gauge("is_primary", "1 on the primary of the view")
+        self._sequence = gauge("sequence", "Highest sequence that reached a stage", "stage")
+        self._low_water_mark = gauge("low_water_mark", "Last stable checkpoint h")
+        self._peer_connected = gauge("peer_connected", "1 if streams both ways are up", "peer")
+        self._peer_queue_bytes = gauge("peer_queue_bytes", "Bytes waiting to leave", "peer")
+        self._clients_connected = gauge("clients_connected", "Streams of clients")
+        self._view_changes = counter("view_changes", "View changes begun", "cause")
+        self._view_change_duration = histogram(
+            "view_change_duration_seconds", "From leaving a view to entering one", _FAST_SECONDS
+        )
+        self._phase_duration = histogram(
+            "phase_duration_seconds", "Time from the phase before", _FAST_SECONDS, "phase"
+        )
+        self._batch_requests = histogram("batch_requests", "Requests per executed batch", _SIZES)
+        self._messages = counter("messages", "Messages", "direction", "type")
+        self._message_bytes = counter("message_bytes", "Bytes of messages", "direction")
+        self._rejected = counter("rejected", "What was not accepted", "message", "reason", "peer")
+        self._evidence = counter("evidence", "Proofs of misbehaviour", "kind", "replica")
+        self._mismatches = counter("state_digest_mismatch", "Own state lost against a quorum")
+        self._transfers = counter("state_transfer", "State transfers", "outcome")
+        self._sync = histogram("storage_sync_seconds", "Durable transactions", _FAST_SECONDS)
+        self._sync_records = counter("storage_records", "Records of the vote log")
+        self._messages_of = cache(self._messages.labels)
+        self._bytes_of = cache(self._message_bytes.labels)
+        self._stage_of = cache(self._sequence.labels)
+        self._phase_of = cache(self._phase_duration.labels)
+
+    def watch_lag(self, lag_seconds: Callable[[], float]) -> None:
+        """Registers the event loop's lag, asked for at each scrape."""
+        self._gauge("event_loop_lag_seconds", "How late the event loop is").set_function(
+            lag_seconds
+        )
+
+    def on_message(self, direction: str, kind: str, count: int = 1) -> None:
+        """Messages of one kind received (`in`) or given to the outbox (`out`)."""
+        self._messages_of(direction, kind).inc(count)
+
+    def on_bytes(self, direction: str, size: int) -> None:
+        """Bytes of messages received or queued for sending."""
+        self._bytes_of(direction).inc(size)
+
+    def on_rejection(
+        self, message: str, reason: Reason, peer: ReplicaId | None, count: int = 1
+    ) -> None:
+        """Something was not accepted."""
+        self.rejections[reason.value] += count
+        label = CLIENT if peer is None else str(peer)
+        self._rejected.labels(message, reason.value, label).inc(count)
+
+    def on_sync(self, seconds: float, records: int) -> None:
+        """A transaction of the vote log is durable."""
+        self._sync.observe(seconds)
+        self._sync_records.inc(records)
+
+    def on_event(self, event: Event) -> None:
+        """The core reports something."""
+        now = time.monotonic()
+        stage = _STAGES.get(event.name)
+        if stage is not None:
+            self._on_stage(event, stage, now)
+        elif event.name is EventName.VIEW_CHANGE_STARTED:
+            self._view_changes.labels(event.detail or "unknown").inc()
+            self._view_change_began = self._view_change_began or now
+        elif event.name is EventName.VIEW_ENTERED:
+            if self._view_change_began is not None:
+                self._view_change_duration.observe(now - self._view_change_began)
+            self._view_change_began = None
+            self._slots.clear()
+        elif event.name is EventName.EVIDENCE:
+            self._evidence.labels(event.detail, str(event.value)).inc()
+        elif event.name is EventName.STATE_DIVERGED:
+            self._mismatches.inc()
+        elif event.name is EventName.STATE_TRANSFER_STARTED:
+            self._transfers.labels("started").inc()
+        elif event.name is EventName.STATE_TRANSFER_FINISHED:
+            self._transfers.labels("finished").inc()
+
+    def on_status(self, status: NodeStatus) -> None:
+        """A new status was published."""
+        self._view.set(status.view)
+        self._is_primary.set(status.role == "primary")
+        self._low_water_mark.set(status.low_water_mark)
+        self._stage_of("executed").set(status.executed)
+        self._clients_connected.set(status.clients_connected)
+
+    def on_peer(self, peer: ReplicaId, connected: bool, queue_bytes: int) -> None:
+        """State of the streams to and from a peer."""
+        self._peer_connected.labels(str(peer)).set(connected)
+        self._peer_queue_bytes.labels(str(peer)).set(queue_bytes)
+
+    def _on_stage(self, event: Event, stage: str, now: float) -> None:
+        if stage != "executed":
+            self._stage_of(stage).set(event.sequence)
+        phase = _PHASE_AFTER.get(event.name)
+        if phase is not None and (then := self._slots.get(event.sequence)) is not None:
+            self._phase_of(phase).observe(now - then)
+        if event.name is EventName.EXECUTED:
+            self._slots.pop(event.sequence, None)
+            self._batch_requests.observe(event.value)
+        elif len(self._slots) < SLOTS_TIMED:
+            self._slots[event.sequence] = now
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"pbft_{name}", text, labels, registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"pbft_{name}", text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(f"pbft_{name}", text, labels, buckets=buckets, registry=self.registry)

@@ -1,0 +1,309 @@
+"""Simulated clients: honest ones run the client library's own session, Byzantine ones do not."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+
+from pbft_client.envelope import EnvelopeOpener
+from pbft_client.gathering import Call, GatherSettings
+from pbft_client.reads import Reads, ReadSettings
+from pbft_client.session import Session, SessionSettings, Settlement
+
+from pbft.codec import decode_gateway_item, encode_client_item
+from pbft.core.settings import MILLISECOND
+from pbft.crypto.signing import ClientSigner
+from pbft.errors import Rejected
+from pbft.genesis import Genesis
+from pbft.messages import (
+    Consistency,
+    Outcome,
+    ReadReplies,
+    Refusal,
+    Replies,
+    Request,
+    Signed,
+    Submit,
+)
+from pbft.sim.network import Network, Place
+from pbft.sim.node import WALL_EPOCH_US
+from pbft.sim.scheduler import Scheduler
+from pbft.sim.workload import (
+    CompareAndSwap,
+    Delete,
+    Get,
+    Operation,
+    Put,
+    Visit,
+    encode_operation,
+)
+from pbft.types import Digest, Instant, Micros
+from pbft.wire import kv_pb2
+
+SESSION_SETTINGS = SessionSettings(
+    gather=GatherSettings(under_way=8, enough_calls=3, patience_us=2_000),
+    request_operations=1,
+    retransmission_first_us=200 * MILLISECOND,
+    retransmission_cap_us=800 * MILLISECOND,
+    full_results_wait_us=20 * MILLISECOND,
+)
+"""One operation per request, so that a run has many requests; retransmission as fast as its timers."""
+
+READ_SETTINGS = ReadSettings(linearizable_wait_us=100 * MILLISECOND)
+
+ORDERED_ABOVE_RETRIES = 3
+
+
+@dataclass(slots=True)
+class Record:
+    """One operation of an honest client, from its invocation to what became of it."""
+
+    client: int
+    operation: Operation
+    invoked_us: Micros
+    completed_us: Micros | None = None
+    """None: it is still under way."""
+    result: kv_pb2.Result | None = None
+    """None: it has no result (yet), and may or may not have taken effect."""
+    sequence: int | None = None
+    """Where it was executed; None for a fast read."""
+    position: tuple[int, int] | None = None
+    """(session, number) of the request that carried it."""
+    unknown: bool = False
+    """It ended without telling whether it took effect."""
+
+
+class _Operation(Call):
+    """A call that remembers which record is to be filled in."""
+
+    __slots__ = ("record",)
+
+    def __init__(self, record: Record) -> None:
+        super().__init__(encode_operation(record.operation))
+        self.record = record
+
+
+class HonestClient:
+    """Asks for what its workload says, when it says so, and records the history."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        network: Network,
+        genesis: Genesis,
+        signer: ClientSigner,
+        place: Place,
+        random: Random,
+        visits: list[Visit],
+        is_authentic: Callable[[Signed], bool],
+    ) -> None:
+        self.place = place
+        self.records: list[Record] = []
+        self.requests_settled = 0
+        self._scheduler = scheduler
+        self._network = network
+        self._replicas = len(genesis.replicas)
+        now = self._now()
+        self._session = Session(
+            genesis, signer, now.wall_us, random.random, SESSION_SETTINGS
+        )
+        self._reads = Reads(genesis, random.getrandbits(64), random.random, READ_SETTINGS)
+        self._opener = EnvelopeOpener(signer.client, is_authentic)
+        self._last_seen: dict[bytes, bytes] = {}
+        """Per key the value that it last read or wrote: what it compares with."""
+        self._visits_left = len(visits)
+        self._open = 0
+        self._wake_us: Micros | None = None
+        for visit in visits:
+            scheduler.at(visit.at_us, self._visit, visit)
+        network.attach(place, self._on_bytes, self._on_link)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether everything it ever wanted was done."""
+        return self._visits_left == 0 and self._open == 0
+
+    def ask(self, operation: Operation) -> None:
+        """Asks for one operation now."""
+        record = Record(self.place, operation, self._scheduler.now_us)
+        self.records.append(record)
+        self._open += 1
+        call = _Operation(record)
+        if isinstance(operation, Get) and not operation.ordered:
+            self._reads.enqueue(call, Consistency.LINEARIZABLE)
+        else:
+            self._session.enqueue(call)
+        self._pump()
+
+    def _visit(self, visit: Visit) -> None:
+        self._visits_left -= 1
+        for operation in visit.operations:
+            wanted = operation
+            if isinstance(operation, CompareAndSwap) and operation.key in self._last_seen:
+                wanted = replace(operation, expected=self._last_seen[operation.key])
+            self.ask(wanted)
+
+    def _now(self) -> Instant:
+        now_us = self._scheduler.now_us
+        return Instant(now_us, WALL_EPOCH_US + now_us)
+
+    def _on_link(self, replica: Place, up: bool) -> None:
+        if replica >= self._replicas:
+            return
+        if up:
+            self._session.link_up(replica)
+            self._reads.link_up(replica)
+        else:
+            self._session.link_down(replica)
+            for settlement in self._reads.link_down(replica):
+                self._settle_read(settlement.calls, None)
+        self._pump()
+
+    def _on_bytes(self, origin: Place, data: bytes) -> None:
+        try:
+            item = decode_gateway_item(data)
+            if isinstance(item, Signed):
+                self._on_signed(origin, item)
+            elif isinstance(item, Refusal):
+                self._session.refused(origin, item)
+        except Rejected:
+            # A Byzantine replica's garbage: the client library would drop the stream.
+            return
+        self._pump()
+
+    def _on_signed(self, origin: Place, signed: Signed) -> None:
+        envelope = self._opener.open(origin, signed)
+        if isinstance(envelope.message, Replies):
+            for settled in self._session.receive(envelope, self._now()):  # type: ignore[arg-type]
+                self._settle(settled)
+        elif isinstance(envelope.message, ReadReplies):
+            for read in self._reads.receive(envelope):  # type: ignore[arg-type]
+                self._settle_read(read.calls, read.decision and read.decision.results)
+
+    def _settle(self, settlement: Settlement) -> None:
+        decision = settlement.decision
+        self.requests_settled += 1
+        for index, call in enumerate(settlement.calls):
+            assert isinstance(call, _Operation)
+            record = call.record
+            record.sequence = decision.sequence
+            record.position = (settlement.session, settlement.number)
+            if decision.outcome is Outcome.EXECUTED:
+                self._complete(record, decision.results[index])
+            else:
+                # Forgotten, expired, or the number of another process: it may have happened.
+                record.unknown = True
+                self._complete(record, None)
+
+    def _settle_read(
+        self, calls: list[Call | None], results: tuple[bytes, ...] | None
+    ) -> None:
+        for index, call in enumerate(calls):
+            assert isinstance(call, _Operation)
+            if results is None:
+                # Not answered alike or in time: ordered instead, which always works.
+                self._session.enqueue(call)
+            else:
+                self._complete(call.record, results[index])
+
+    def _complete(self, record: Record, encoded: bytes | None) -> None:
+        record.completed_us = self._scheduler.now_us
+        self._open -= 1
+        if encoded is None:
+            return
+        record.result = kv_pb2.Result.FromString(encoded)
+        operation = record.operation
+        if isinstance(operation, Put):
+            self._last_seen[operation.key] = operation.value
+        elif isinstance(operation, Delete):
+            self._last_seen.pop(operation.key, None)
+        elif isinstance(operation, Get):
+            pairs = record.result.response.response_range.kvs
+            if pairs:
+                self._last_seen[operation.key] = pairs[0].value
+            else:
+                self._last_seen.pop(operation.key, None)
+
+    def _pump(self) -> None:
+        """Sends what is to be sent, and sees to being called again in time."""
+        now = self._now()
+        for settlement in self._reads.expire(now):
+            self._settle_read(settlement.calls, None)
+        for transmission in (*self._session.poll(now), *self._reads.poll(now)):
+            for replica in transmission.replicas:
+                self._network.send(self.place, replica, transmission.item)
+        deadlines = (self._session.next_deadline_us(), self._reads.next_deadline_us())
+        due_us = min((due for due in deadlines if due is not None), default=None)
+        if due_us is not None and (self._wake_us is None or due_us < self._wake_us):
+            self._wake_us = due_us
+            self._scheduler.at(due_us, self._wake, due_us)
+
+    def _wake(self, due_us: Micros) -> None:
+        if self._wake_us == due_us:
+            self._wake_us = None
+            self._pump()
+
+
+class ByzantineClient:
+    """Signs what no honest client signs, or does not sign at all (adversary.md 2.1)."""
+
+    ATTEMPTS = 8
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        network: Network,
+        genesis: Genesis,
+        signer: ClientSigner,
+        place: Place,
+        random: Random,
+        crime: str,
+        until_us: Micros,
+        issued: set[Digest],
+    ) -> None:
+        self.crime = crime
+        self.acted = 0
+        self._network = network
+        self._replicas = len(genesis.replicas)
+        self._signer = signer
+        self._place = place
+        self._random = random
+        self._issued = issued
+        """Payloads that somebody really signed; what is executed must be among them."""
+        network.attach(place, lambda origin, data: None)
+        for number in range(1, self.ATTEMPTS + 1):
+            scheduler.at(random.randrange(until_us), self._act, number)
+
+    def _act(self, number: int) -> None:
+        self.acted += 1
+        if self.crime == "equivocating-client":
+            self._equivocate(number)
+        else:
+            self._forge(number)
+
+    def _sign(self, number: int, value: bytes) -> Signed:
+        operation = encode_operation(Put(b"byzantine", value))
+        signed = self._signer.sign(
+            Request(self._signer.client, 1, number, 0, 0, (operation,))
+        )
+        return signed
+
+    def _equivocate(self, number: int) -> None:
+        """C3: one number, one operation for the primary and another for the backups."""
+        first = self._sign(number, b"one of %d" % number)
+        second = self._sign(number, b"two of %d" % number)
+        self._issued.update((first.payload, second.payload))
+        for replica in range(self._replicas):
+            told = first if self._random.random() < 0.5 else second
+            self._send(replica, told)
+
+    def _forge(self, number: int) -> None:
+        """C1: signatures of nobody, to some or to all; no timer may start for them."""
+        signed = self._sign(number, b"forged")
+        forged = replace(signed, signature=self._random.randbytes(len(signed.signature)))
+        for replica in range(self._replicas):
+            if self._random.random() < 0.7:
+                self._send(replica, forged)
+
+    def _send(self, replica: Place, signed: Signed) -> None:
+        item = encode_client_item(Submit(signed, full_results=True))
+        self._network.send(self._place, replica, item)

@@ -1,0 +1,118 @@
+"""A disk with a dirty and a synced plane, and the outbox that waits for it (protocol.md section 10).
+
+What leaves a replica waits for every Persist that came earlier, in its step or in an earlier one. A
+crash loses whatever was not synced: votes that did not leave, and nothing else.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TypeAlias
+
+from pbft.core.effects import (
+    Answer,
+    Broadcast,
+    Effect,
+    Install,
+    Merge,
+    Persist,
+    Refuse,
+    Send,
+    Truncate,
+)
+from pbft.sim.scheduler import Scheduler
+from pbft.storage.memory import MemoryLog
+from pbft.types import Micros
+
+Leaving: TypeAlias = Send | Broadcast | Answer | Refuse | Merge | Install
+LEAVING = (Send, Broadcast, Answer, Refuse, Merge, Install)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpeed:
+    """How long one durable transaction takes: at least `sync_us`, at most double that."""
+
+    sync_us: Micros = 500
+    merge_us: Micros = 2_000
+
+
+class Outbox:
+    """Writes what must be durable, in order, and releases what waited for it.
+
+    One object lives from a start of the replica to its crash or stop; the log outlives it.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        random: Random,
+        log: MemoryLog,
+        speed: DiskSpeed,
+        release: Callable[[Leaving], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._random = random
+        self._log = log
+        self._speed = speed
+        self._release = release
+        self._waiting: deque[tuple[int, Leaving]] = deque()
+        """What leaves, with the count of records that must be durable before; ascending."""
+        self._unwritten: list[Persist | Truncate] = []
+        """Handed over, but not yet given to the disk."""
+        self._handed = 0
+        """Records handed over so far."""
+        self._needed = 0
+        """How many of them must be durable before the next thing may leave."""
+        self._durable = 0
+        self._syncing = 0
+        """How many records the running sync covers; 0 if none runs."""
+        self._position = 0
+        """Where that sync ends in the log."""
+        self._broken = False
+
+    def perform(self, effects: list[Effect]) -> None:
+        """Takes the effects of one step, in order. What may leave at once does."""
+        for effect in effects:
+            if isinstance(effect, Persist | Truncate):
+                self._unwritten.append(effect)
+                self._handed += 1
+                if isinstance(effect, Persist) and effect.gates:
+                    self._needed = self._handed
+            elif isinstance(effect, LEAVING):
+                if not self._waiting and self._needed <= self._durable:
+                    self._release(effect)
+                else:
+                    self._waiting.append((self._needed, effect))
+        self._start_sync()
+
+    def crash(self) -> None:
+        """The process is gone: nothing leaves any more, and what was not synced is lost.
+
+        A sync under way may have reached the disk all the same; nobody will have been told.
+        """
+        self._broken = True
+        self._waiting.clear()
+        if self._syncing and self._random.random() < 0.5:
+            self._log.sync(self._position)
+        self._log.crash()
+
+    def _start_sync(self) -> None:
+        if self._syncing or not self._unwritten or self._broken:
+            return
+        self._position = self._log.append(self._unwritten)
+        self._unwritten = []
+        self._syncing = self._handed
+        delay_us = int(self._speed.sync_us * (1 + self._random.random()))
+        self._scheduler.after(delay_us, self._synced)
+
+    def _synced(self) -> None:
+        if self._broken:
+            return
+        self._log.sync(self._position)
+        self._durable, self._syncing = self._syncing, 0
+        while self._waiting and self._waiting[0][0] <= self._durable:
+            self._release(self._waiting.popleft()[1])
+            if self._broken:
+                return
+        self._start_sync()

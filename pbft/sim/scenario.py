@@ -1,0 +1,270 @@
+"""From a seed to everything that will go wrong in one run (swarm testing, adversary.md section 4).
+
+Each run draws a few dimensions and leaves the others alone: runs in which everything is bad at once
+see less than many runs of which each is bad in its own way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from pbft.core.settings import MILLISECOND, SECOND, Timers
+from pbft.errors import ConfigurationError
+from pbft.faults.registry import BEHAVIOURS
+from pbft.genesis import ProtocolConstants
+from pbft.limits import LocalLimits, ProtocolLimits
+from pbft.quorum import Thresholds
+from pbft.sim.disk import DiskSpeed
+from pbft.sim.network import Conditions, Place
+from pbft.types import Micros, ReplicaId
+
+CLIENT_CRIMES = ("equivocating-client", "forging-client")
+"""Byzantine clients, by the names under which --faults asks for them."""
+FAULTS = (*BEHAVIOURS, *CLIENT_CRIMES)
+NO_FAULTS = "none"
+"""The name with which --faults asks for honest replicas and clients only."""
+
+LATER_PRIMARY = ("wrong-new-view",)
+"""Crimes of the primary of a new view: more likely done by a replica that becomes one."""
+PRIMARY = (
+    "bad-signature",
+    "censor",
+    "equivocate",
+    "skewed-proposal",
+    "slow-primary",
+    "withhold-body",
+)
+"""Crimes that only a primary can commit."""
+NEED_VIEW_CHANGE = ("forge-view-change", "omit-view-change", "wrong-new-view")
+NEED_TRANSFER = ("poison-transfer",)
+
+
+@dataclass(frozen=True, slots=True)
+class Crime:
+    """A behaviour of one replica, with its options."""
+
+    replica: ReplicaId
+    behaviour: str
+    share_percent: int = 100
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Directions between places that carry nothing for a while."""
+
+    start_us: Micros
+    end_us: Micros
+    directions: tuple[tuple[Place, Place], ...]
+    noticed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A replica that is down (killed, power lost) or frozen for a while."""
+
+    start_us: Micros
+    end_us: Micros
+    replica: ReplicaId
+    frozen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One run, completely determined."""
+
+    seed: int
+    replicas: int
+    constants: ProtocolConstants = field(default_factory=ProtocolConstants)
+    limits: ProtocolLimits = field(default_factory=ProtocolLimits)
+    local_limits: LocalLimits = field(default_factory=LocalLimits)
+    timers: Timers = field(default_factory=Timers)
+    pipeline_depth: int = 8
+    conditions: Conditions = field(default_factory=Conditions)
+    speed: DiskSpeed = field(default_factory=DiskSpeed)
+    wall_skews_us: tuple[Micros, ...] = ()
+    crimes: tuple[Crime, ...] = ()
+    client_crimes: tuple[str, ...] = ()
+    cuts: tuple[Cut, ...] = ()
+    outages: tuple[Outage, ...] = ()
+    clients: int = 3
+    """Honest ones."""
+    requests_per_client: int = 40
+    keys: int = 6
+    faults_end_us: Micros = 4 * SECOND
+    """When everything is healed."""
+    power_loss_at_end: bool = False
+    """After all is settled every honest replica loses power at once and must come back equal."""
+    quiet_timeouts: int = 3
+    """For how many request timeouts the settled cluster is watched."""
+    forced: Thresholds | None = None
+    """Other thresholds than those for this many replicas: only for showing what they are for."""
+
+
+def draw_scenario(
+    seed: int, replicas: Sequence[int], faults: Sequence[str] | None = None
+) -> Scenario:
+    """The scenario of a seed. `replicas`: sizes to choose from; `faults`: names to choose from (all
+    if None). Raises ConfigurationError for a name or size that does not exist."""
+    random = Random(f"scenario {seed}")
+    if not replicas:
+        raise ConfigurationError("name at least one number of replicas")
+    n = random.choice(list(replicas))
+    try:
+        faulty = Thresholds.of(n).faulty
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    crimes, client_crimes = _draw_crimes(random, n, faulty, faults)
+    faults_end_us = random.randrange(2 * SECOND, 5 * SECOND)
+    interval = random.choice((4, 4, 8, 16, 64))
+    clients = random.randrange(2, 5)
+    timeout_us = random.choice((300, 500, 800)) * MILLISECOND
+    wishes = {crime.behaviour for crime in crimes}
+    outages = _draw_outages(random, n, faults_end_us, wishes)
+    return Scenario(
+        seed=seed,
+        replicas=n,
+        constants=ProtocolConstants(
+            checkpoint_interval=interval,
+            window=interval * random.choice((2, 2, 3)),
+            buckets=random.choice((1, 8, 16)),
+            bucket_salt=random.getrandbits(32),
+        ),
+        limits=ProtocolLimits(
+            batch_requests=random.choice((1, 2, 8, 1000)),
+            sessions_per_client=random.choice((1, 2, 8)),
+            cached_result_bytes=random.choice((2048, 1 << 20)),
+        ),
+        timers=Timers(
+            request_timeout_us=timeout_us,
+            request_timeout_cap_us=32 * timeout_us,
+            link_grace_us=100 * MILLISECOND,
+            primary_unreachable_us=200 * MILLISECOND,
+            status_fast_us=100 * MILLISECOND,
+            status_slow_us=1 * SECOND,
+        ),
+        pipeline_depth=random.choice((1, 1, 2, 4, 8)),
+        conditions=_draw_conditions(random),
+        speed=DiskSpeed(random.choice((0, 500, 5_000)), random.choice((500, 5_000, 50_000))),
+        wall_skews_us=tuple(random.randrange(-200_000, 200_000) for _ in range(n)),
+        crimes=crimes,
+        client_crimes=client_crimes,
+        cuts=_draw_cuts(random, n, clients, faults_end_us, wishes),
+        outages=outages,
+        clients=clients,
+        requests_per_client=-(-105 // clients),
+        keys=random.randrange(2, 9),
+        faults_end_us=faults_end_us,
+        power_loss_at_end=random.random() < 0.3,
+        quiet_timeouts=100 if random.random() < 0.1 else 3,
+    )
+
+
+def _draw_crimes(
+    random: Random, n: int, faulty: int, faults: Sequence[str] | None
+) -> tuple[tuple[Crime, ...], tuple[str, ...]]:
+    names = [name for name in FAULTS if faults is None or name in faults]
+    if faults is not None and (unknown := set(faults) - {*FAULTS, NO_FAULTS}):
+        known = ", ".join((*FAULTS, NO_FAULTS))
+        raise ConfigurationError(f"no fault {sorted(unknown)[0]!r}; known are {known}")
+    if not names or (faults is None and random.random() < 0.1):
+        return (), ()
+    behaviours = [name for name in names if name in BEHAVIOURS]
+    crimes: list[Crime] = []
+    for replica in random.sample(range(n), faulty) if behaviours else ():
+        for behaviour in random.sample(behaviours, min(len(behaviours), random.choice((1, 1, 2)))):
+            place = replica
+            if behaviour in PRIMARY and random.random() < 0.6:
+                place = 0
+            elif behaviour in LATER_PRIMARY and random.random() < 0.8:
+                place = 1
+            corrupt = {crime.replica for crime in crimes}
+            if place not in corrupt and len(corrupt) == faulty:
+                place = random.choice(sorted(corrupt))
+            share = random.choice((100, 100, 40, 10))
+            crimes.append(Crime(place, behaviour, share))
+    client_names = [name for name in names if name in CLIENT_CRIMES]
+    some = bool(client_names) and (not behaviours or random.random() < 0.3)
+    return tuple(crimes), (random.choice(client_names),) if some else ()
+
+
+def _draw_conditions(random: Random) -> Conditions:
+    return Conditions(
+        lost=random.choice((0.0, 0.0, 0.0, 0.01, 0.1, 0.3)),
+        duplicated=random.choice((0.0, 0.0, 0.05, 0.5)),
+        delay_us=random.choice((500, 2_000, 10_000)),
+        late=random.choice((0.0, 0.0, 0.1, 0.3)),
+        late_us=random.choice((10_000, 100_000)),
+    )
+
+
+def _draw_span(random: Random, end_us: Micros) -> tuple[Micros, Micros]:
+    start_us = random.randrange(end_us * 3 // 4)
+    length_us = random.randrange(end_us // 16, end_us // 2)
+    return start_us, min(end_us, start_us + length_us)
+
+
+def _draw_outages(
+    random: Random, n: int, end_us: Micros, wishes: set[str]
+) -> tuple[Outage, ...]:
+    outages: list[Outage] = []
+    count = random.choice((0, 0, 1, 2, 4))
+    if wishes & {*NEED_VIEW_CHANGE, *NEED_TRANSFER}:
+        # The crime needs an occasion: the first primary is away for a while.
+        count = max(1, count)
+    busy: dict[ReplicaId, Micros] = {}
+    for number in range(count):
+        replica = random.randrange(n)
+        if number == 0 and wishes & set(NEED_VIEW_CHANGE):
+            replica = 0
+        start_us, stop_us = _draw_span(random, end_us)
+        if start_us <= busy.get(replica, -1):
+            continue
+        busy[replica] = stop_us
+        outages.append(Outage(start_us, stop_us, replica, random.random() < 0.2))
+    if random.random() < 0.1:
+        # Power loss of all, whatever else is going on.
+        start_us, stop_us = _draw_span(random, end_us)
+        outages = [Outage(start_us, stop_us, replica, False) for replica in range(n)]
+    return tuple(outages)
+
+
+def _draw_cuts(
+    random: Random, n: int, clients: int, end_us: Micros, wishes: set[str]
+) -> tuple[Cut, ...]:
+    count = random.choice((0, 0, 1, 2, 3))
+    if wishes & set(NEED_TRANSFER):
+        count = max(1, count)
+    cuts = []
+    for _ in range(count):
+        start_us, stop_us = _draw_span(random, end_us)
+        directions = _draw_directions(random, n, n + clients)
+        cuts.append(Cut(start_us, stop_us, directions, random.random() < 0.7))
+    return tuple(cuts)
+
+
+def _draw_directions(random: Random, n: int, places: int) -> tuple[tuple[Place, Place], ...]:
+    """One replica cut off, two halves, or a few single directions."""
+    kind = random.randrange(4)
+    everywhere = range(places)
+    if kind <= 1:
+        lonely = random.randrange(n)
+        others = [place for place in everywhere if place != lonely]
+        if kind == 0:
+            return tuple((lonely, place) for place in others) + tuple(
+                (place, lonely) for place in others
+            )
+        # Asymmetric: it hears, but is not heard, or the other way round.
+        if random.random() < 0.5:
+            return tuple((lonely, place) for place in others)
+        return tuple((place, lonely) for place in others)
+    if kind == 2:
+        side = {place for place in everywhere if random.random() < 0.5}
+        return tuple(
+            (one, other)
+            for one in everywhere
+            for other in everywhere
+            if (one in side) != (other in side)
+        )
+    pairs = [(one, other) for one in range(n) for other in range(n) if one != other]
+    return tuple(random.sample(pairs, random.randrange(1, n)))

@@ -1,0 +1,308 @@
+"""One simulated cluster: replicas, clients, network, disks and the faults of its scenario."""
+
+import traceback
+from collections import Counter
+from dataclasses import dataclass
+from random import Random
+
+from pbft.core import invariants as core_invariants
+from pbft.core.effects import Broadcast, Effect, Event, EventName, Send
+from pbft.core.settings import Settings
+from pbft.crypto.signing import ED25519, FAKE, ClientSigner, ReplicaSigner
+from pbft.crypto.verifier import Verifier
+from pbft.faults.api import Behaviour, Corruption
+from pbft.faults.registry import Several, make_behaviour
+from pbft.messages import Hello, Inbound, Request, Signed
+from pbft.sim.clients import ByzantineClient, HonestClient
+from pbft.sim.disk import Leaving
+from pbft.sim.forced import make_genesis
+from pbft.sim.invariants import Counters, Violation, Watch
+from pbft.sim.network import Network, Place
+from pbft.sim.node import Node, Surroundings
+from pbft.sim.scenario import Crime, Cut, Outage, Scenario
+from pbft.sim.scheduler import Scheduler
+from pbft.sim.trace import Trace
+from pbft.sim.workload import draw_visits
+from pbft.types import ReplicaId, View
+
+CORE_CHECK_SLOTS = 24
+"""The core's own invariants walk over its slots: with more slots than this, not at every step."""
+CORE_CHECK_STEPS = 16
+DELIVERED_AGAIN = 0.02
+"""Share of the messages to honest replicas that are handed over twice, for I7."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuingSigner:
+    """A client's signer that notes every payload it signed: I3 allows no other to be executed."""
+
+    signer: ClientSigner
+    issued: set[bytes]
+
+    @property
+    def client(self) -> bytes:
+        """The client's key."""
+        return self.signer.client
+
+    def sign(self, message: Request | Hello) -> Signed:
+        """Signs and remembers."""
+        signed = self.signer.sign(message)
+        self.issued.add(signed.payload)
+        return signed
+
+
+class World:
+    """Everything of one run. `scheduler` drives it; nothing else does."""
+
+    def __init__(
+        self, scenario: Scenario, trace: Trace, *, real_signatures: bool = False
+    ) -> None:
+        self.scenario = scenario
+        self.trace = trace
+        self.counters = Counters()
+        self.scheduler = Scheduler()
+        self.issued: set[bytes] = set()
+        self.view_changes: Counter[View] = Counter()
+        """Honest replicas that began to move to each view."""
+        self._scheme = ED25519 if real_signatures else FAKE
+        self._again = Random(f"again {scenario.seed}")
+        self._steps = 0
+        self._make_genesis()
+        self._watch_verifier = Verifier(self.genesis, self._scheme, lambda sender, message: None)
+        self.watch = Watch(self.genesis, self._watch_verifier, self.issued, self.counters)
+        random = Random(f"network {scenario.seed}")
+        self.network = Network(self.scheduler, random, scenario.conditions, scenario.replicas)
+        self.nodes = self._make_nodes()
+        self.clients = self._make_clients()
+        self.byzantine_clients = self._make_byzantine_clients()
+        self._schedule_faults()
+        for node in self.nodes:
+            node.start()
+
+    # Making it.
+
+    def _make_genesis(self) -> None:
+        scenario = self.scenario
+        random = Random(f"keys {scenario.seed}")
+        count = scenario.clients + len(scenario.client_crimes)
+        self._keys = [self._scheme.key_pair(random.randbytes(32)) for _ in range(scenario.replicas)]
+        self._client_keys = [self._scheme.key_pair(random.randbytes(32)) for _ in range(count)]
+        self.genesis = make_genesis(
+            scenario.forced,
+            nonce=random.randbytes(32),
+            replicas=tuple(pair.public for pair in self._keys),
+            clients=frozenset(pair.public for pair in self._client_keys),
+            constants=scenario.constants,
+            limits=scenario.limits,
+        )
+
+    def _make_nodes(self) -> list[Node]:
+        scenario = self.scenario
+        surroundings = Surroundings(
+            self.scheduler,
+            self.network,
+            self.genesis,
+            self._scheme,
+            scenario.speed,
+            self,
+            {
+                scenario.replicas + number: pair.public
+                for number, pair in enumerate(self._client_keys)
+            },
+        )
+        nodes = []
+        for replica, pair in enumerate(self._keys):
+            settings = Settings(
+                replica, scenario.pipeline_depth, scenario.timers, scenario.local_limits
+            )
+            signer = ReplicaSigner(replica, pair, self.genesis.cluster_id, self._scheme)
+            skew_us = scenario.wall_skews_us[replica] if scenario.wall_skews_us else 0
+            crimes = [crime for crime in scenario.crimes if crime.replica == replica]
+            nodes.append(
+                Node(
+                    surroundings,
+                    settings,
+                    signer,
+                    Random(f"node {scenario.seed} {replica}"),
+                    skew_us,
+                    self._corrupt(signer, crimes),
+                )
+            )
+        return nodes
+
+    def _corrupt(self, signer: ReplicaSigner, crimes: list[Crime]) -> Behaviour | None:
+        behaviours = []
+        for crime in crimes:
+            random = Random(f"crime {self.scenario.seed} {crime.replica} {crime.behaviour}")
+            corruption = Corruption(
+                crime.replica, self.genesis, signer, random, crime.share_percent
+            )
+            behaviours.append(make_behaviour(crime.behaviour, corruption, dict(crime.options)))
+        return Several(tuple(behaviours)) if behaviours else None
+
+    def _make_clients(self) -> list[HonestClient]:
+        scenario = self.scenario
+        clients = []
+        for number in range(scenario.clients):
+            random = Random(f"client {scenario.seed} {number}")
+            signer = ClientSigner(
+                self._client_keys[number], self.genesis.cluster_id, self._scheme
+            )
+            visits = draw_visits(
+                random,
+                f"c{number}",
+                scenario.requests_per_client,
+                scenario.keys,
+                scenario.faults_end_us,
+            )
+            clients.append(
+                HonestClient(
+                    self.scheduler,
+                    self.network,
+                    self.genesis,
+                    IssuingSigner(signer, self.issued),
+                    scenario.replicas + number,
+                    random,
+                    list(visits),
+                    self._watch_verifier.is_authentic,
+                )
+            )
+        return clients
+
+    def _make_byzantine_clients(self) -> list[ByzantineClient]:
+        scenario = self.scenario
+        return [
+            ByzantineClient(
+                self.scheduler,
+                self.network,
+                self.genesis,
+                ClientSigner(
+                    self._client_keys[scenario.clients + number],
+                    self.genesis.cluster_id,
+                    self._scheme,
+                ),
+                scenario.replicas + scenario.clients + number,
+                Random(f"byzantine client {scenario.seed} {number}"),
+                crime,
+                scenario.faults_end_us,
+                self.issued,
+            )
+            for number, crime in enumerate(scenario.client_crimes)
+        ]
+
+    # What goes wrong with it.
+
+    def _schedule_faults(self) -> None:
+        for cut in self.scenario.cuts:
+            self.scheduler.at(cut.start_us, self._begin_cut, cut)
+            self.scheduler.at(cut.end_us, self._end_cut, cut)
+        for outage in self.scenario.outages:
+            self.scheduler.at(outage.start_us, self._begin_outage, outage)
+            self.scheduler.at(outage.end_us, self._end_outage, outage)
+
+    def _begin_cut(self, cut: Cut) -> None:
+        self.note(f"cut of {len(cut.directions)} directions, noticed: {cut.noticed}")
+        self.network.cut(cut.directions, cut.noticed)
+
+    def _end_cut(self, cut: Cut) -> None:
+        self.note(f"cut of {len(cut.directions)} directions ends")
+        self.network.mend(cut.directions, cut.noticed)
+
+    def _begin_outage(self, outage: Outage) -> None:
+        node = self.nodes[outage.replica]
+        if node.is_up and outage.frozen:
+            self.note(f"replica {outage.replica} freezes")
+            node.freeze()
+        elif node.is_up:
+            self.note(f"replica {outage.replica} loses power")
+            node.crash()
+
+    def _end_outage(self, outage: Outage) -> None:
+        node = self.nodes[outage.replica]
+        if outage.frozen:
+            self.note(f"replica {outage.replica} thaws")
+            node.thaw()
+        elif not node.is_up and not node.is_broken:
+            self.note(f"replica {outage.replica} starts")
+            node.start()
+
+    def note(self, text: str) -> None:
+        """Puts a line in the trace."""
+        self.trace.note(self.scheduler.now_us, text)
+
+    # What is known of it.
+
+    @property
+    def honest(self) -> list[Node]:
+        """The replicas that nothing corrupts."""
+        return [node for node in self.nodes if node.is_honest]
+
+    def behaviours(self) -> Counter[str]:
+        """How often each behaviour acted, by name."""
+        acted: Counter[str] = Counter()
+        for node in self.nodes:
+            if isinstance(node.behaviour, Several):
+                for behaviour in node.behaviour.behaviours:
+                    acted[behaviour.name] += behaviour.acted
+            elif node.behaviour is not None:
+                acted[node.behaviour.name] += node.behaviour.acted
+        for client in self.byzantine_clients:
+            acted[client.crime] += client.acted
+        return acted
+
+    # Watcher of the nodes.
+
+    def began(self, node: Node) -> None:
+        """See Watcher."""
+        if node.is_honest:
+            self.watch.began(node.place, node.state.durable_sequence, node.starts == 1)
+
+    def received(self, node: Node, origin: Place, data: bytes) -> None:
+        """See Watcher."""
+        self.trace.bytes_arrived(self.scheduler.now_us, origin, node.place, data)
+
+    def admitted(self, node: Node, origin: ReplicaId, inbound: Inbound) -> None:
+        """I7: a message handed over again changes neither view, nor marks, nor state."""
+        if not node.is_honest or self._again.random() >= DELIVERED_AGAIN:
+            return
+        assert node.replica is not None
+        core = node.replica.core
+        before = (core.view, core.executed, core.low_water_mark, core.agreed_time_us)
+        node.take_in(origin, inbound)
+        after = (core.view, core.executed, core.low_water_mark, core.agreed_time_us)
+        if node.is_up and before != after:
+            raise Violation("I7", f"replica {node.place}: a duplicate changed {before} to {after}")
+
+    def stepped(self, node: Node, effects: list[Effect]) -> None:
+        """See Watcher."""
+        now_us = self.scheduler.now_us
+        for effect in effects:
+            if isinstance(effect, Event):
+                self.trace.event(now_us, node.place, effect)
+                if effect.name is EventName.VIEW_CHANGE_STARTED and node.is_honest:
+                    self.view_changes[effect.view] += 1
+        if not node.is_honest:
+            return
+        self.watch.stepped(node.place, effects)
+        assert node.replica is not None
+        core = node.replica.core
+        self._steps += 1
+        if len(core.log) <= CORE_CHECK_SLOTS or self._steps % CORE_CHECK_STEPS == 0:
+            try:
+                core_invariants.check(core)
+            except AssertionError as error:
+                raise Violation("I12", f"replica {node.place}: {error!r}") from error
+
+    def left(self, node: Node, effect: Leaving) -> None:
+        """See Watcher."""
+        if node.is_honest:
+            self.watch.left(node.place, effect)
+        elif isinstance(effect, Send | Broadcast):
+            self.watch.left_corrupt(effect)
+
+    def failed(self, node: Node, error: Exception) -> None:
+        """I17: nothing may make an honest replica raise. A corrupt one only harmed itself."""
+        if node.is_honest:
+            where = traceback.format_exception(error)
+            raise Violation("I17", f"replica {node.place}: {''.join(where[-6:])}") from error
+        self.note(f"corrupt replica {node.place} gave up: {error}")

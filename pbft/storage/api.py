@@ -1,0 +1,130 @@
+"""The contracts of the storage floor and its errors."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from pbft.core.effects import Persist, SavedLog, Truncate
+from pbft.errors import PbftError
+from pbft.messages import Leaf, Signed, StateRecord
+from pbft.types import Digest, SequenceNumber
+
+
+class StorageCorrupt(PbftError):
+    """What is on disk is not what was written there; the text names the record."""
+
+
+class StorageFailed(PbftError):
+    """The disk refused a write or a sync. Nothing may be sent that depends on it: end the
+    process."""
+
+
+class VoteLog(Protocol):
+    """The votes of this replica: what it must not forget (protocol.md section 10)."""
+
+    def write(self, effects: Sequence[Persist | Truncate]) -> None:
+        """Makes all of them durable, in order, in one transaction. Blocks; call it in a worker
+        thread,
+        one call at a time. Raises StorageFailed, and from then on only that."""
+        ...
+
+    def load(self) -> SavedLog:
+        """Everything durable. Raises StorageCorrupt, naming the record."""
+        ...
+
+    def close(self) -> None:
+        """Releases the files."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DurableCheckpoint:
+    """The stable checkpoint that a state on disk is at; sequence 0 has no certificate."""
+
+    sequence: SequenceNumber
+    digest: Digest
+    certificate: tuple[Signed, ...]
+
+
+INITIAL_CHECKPOINT = DurableCheckpoint(0, b"", ())
+"""Before any checkpoint is durable. Its digest depends on the number of buckets and is not kept."""
+
+Change: TypeAlias = tuple[int, bytes, int, bytes | None]
+"""(domain, key, version, value); no value: the record is removed, if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseChange:
+    """One step of the state on disk from a durable checkpoint to the next."""
+
+    batches: Iterable[Iterable[Change]]
+    """Applied in order. A record occurs at most once in one batch."""
+    leaves: Mapping[int, Leaf]
+    """The new leaves of the buckets that changed."""
+    checkpoint: DurableCheckpoint
+
+
+class BaseView(Protocol):
+    """A durable checkpoint, readable and unchanging until closed. One thread at a time.
+
+    All methods raise StorageCorrupt for a record that fails its checksum.
+    """
+
+    checkpoint: DurableCheckpoint
+
+    def latest(self, domain: int, key: bytes) -> tuple[int, bytes] | None:
+        """The highest version of the key with its value."""
+        ...
+
+    def value(self, domain: int, key: bytes, version: int) -> bytes | None:
+        """The value of one record."""
+        ...
+
+    def older(self, domain: int, key: bytes, version: int) -> Iterator[tuple[int, bytes]]:
+        """(version, value) of the key's records below `version`, descending."""
+        ...
+
+    def scan(
+        self, domain: int, start: bytes, end: bytes | None
+    ) -> Iterator[tuple[bytes, int, bytes]]:
+        """(key, highest version, value) for start <= key < end, ascending by key."""
+        ...
+
+    def records(self, after: bytes) -> Iterator[tuple[bytes, StateRecord]]:
+        """(position, record) of all records after a position (empty: from the first), ascending.
+        Any bytes are a legal position."""
+        ...
+
+    def leaves(self, buckets: int) -> list[Leaf]:
+        """The leaves of buckets 0 .. buckets - 1. Raises StorageCorrupt if one is of another."""
+        ...
+
+    def close(self) -> None:
+        """Releases it; idempotent."""
+        ...
+
+
+class StateBase(Protocol):
+    """The replicated state as of its durable checkpoint."""
+
+    @property
+    def view(self) -> BaseView:
+        """The checkpoint that was durable at the last refresh. Closed by the next one."""
+        ...
+
+    def open_view(self) -> BaseView:
+        """The newest durable checkpoint in a view of its own, to be closed by the caller."""
+        ...
+
+    def apply(self, change: BaseChange) -> None:
+        """Makes the change durable in one transaction. Blocks; any thread, one at a time. Raises
+        StorageFailed, and from then on only that."""
+        ...
+
+    def refresh(self) -> None:
+        """Lets `view` show what `apply` has done."""
+        ...
+
+    def close(self) -> None:
+        """Releases the files; views must have been closed."""
+        ...

@@ -1,0 +1,182 @@
+"""The state at its durable checkpoint in an LMDB environment (protocol.md section 10).
+
+Three tables: records, leaves (one per bucket that ever had a record) and the checkpoint, changed
+together in
+one durable transaction. A read transaction is a snapshot: it costs nothing to open and holds back
+only the
+reuse of the pages that were replaced since.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+
+import lmdb
+
+from pbft.messages import Leaf
+from pbft.storage.api import (
+    INITIAL_CHECKPOINT,
+    BaseChange,
+    Change,
+    StorageCorrupt,
+    StorageFailed,
+)
+from pbft.storage.checksum import checked, protect
+from pbft.storage.leaf_records import EMPTY_LEAF, decode_leaf, encode_leaf, leaf_index, leaf_key
+from pbft.storage.log_records import decode_checkpoint, encode_checkpoint
+from pbft.storage.ordered import OrderedView, encode_key
+
+MAP_BYTES = 1 << 40
+"""Address space, not disk: the file grows as it is written. A map cannot be enlarged under open
+read
+transactions, so it is made larger than any state to come; where address space is rationed, pass
+less."""
+READERS_MAX = 512
+SORTED_CHANGES = 2_048
+"""Changes sorted and written together: sorting holds the GIL for about a millisecond."""
+
+_CHECKPOINT = b"checkpoint"
+
+
+class LmdbBase:
+    """The StateBase of a replica."""
+
+    def __init__(self, path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) -> None:
+        """Opens the environment in the directory `path`; `create` makes a new one. Raises
+        lmdb.Error, and
+        StorageCorrupt for an unreadable checkpoint."""
+        self._failure: str | None = None
+        self._environment = lmdb.open(
+            str(path),
+            map_size=map_bytes,
+            create=create,
+            mode=0o600,
+            max_dbs=3,
+            max_readers=READERS_MAX,
+        )
+        self._records = self._environment.open_db(b"records", create=create)
+        self._leaves = self._environment.open_db(b"leaves", create=create)
+        self._checkpoint = self._environment.open_db(b"checkpoint", create=create)
+        self._view = self.open_view()
+
+    @property
+    def view(self) -> "LmdbView":
+        """See StateBase.view."""
+        return self._view
+
+    def open_view(self) -> "LmdbView":
+        """See StateBase.open_view."""
+        transaction = self._environment.begin()
+        return LmdbView(transaction, self._records, self._leaves, self._checkpoint)
+
+    def apply(self, change: BaseChange) -> None:
+        """See StateBase.apply."""
+        if self._failure is not None:
+            raise StorageFailed(self._failure)
+        try:
+            with self._environment.begin(write=True) as transaction:
+                self._write(transaction, change)
+        except lmdb.Error as error:
+            self._failure = f"the state could not be written: {error}"
+            raise StorageFailed(self._failure) from error
+
+    def _write(self, transaction: "lmdb.Transaction[bytes]", change: BaseChange) -> None:
+        with transaction.cursor(self._records) as cursor:
+            for batch in change.batches:
+                for encoded in _sorted_runs(batch):
+                    for key, value in encoded:
+                        if value is not None:
+                            cursor.put(key, protect(key, value))
+                        elif cursor.set_key(key):
+                            cursor.delete()
+        for bucket, leaf in change.leaves.items():
+            key = leaf_key(bucket)
+            transaction.put(key, protect(key, encode_leaf(leaf)), db=self._leaves)
+        at = change.checkpoint
+        value = encode_checkpoint(at.sequence, at.digest, at.certificate)
+        transaction.put(_CHECKPOINT, protect(_CHECKPOINT, value), db=self._checkpoint)
+
+    def refresh(self) -> None:
+        """See StateBase.refresh."""
+        self._view.close()
+        self._view = self.open_view()
+
+    def close(self) -> None:
+        """See StateBase.close."""
+        self._view.close()
+        self._environment.close()
+
+
+def _sorted_runs(batch: Iterable[Change]) -> Iterator[list[tuple[bytes, bytes | None]]]:
+    """The changes with encoded keys, in sorted runs: neighbours in the tree are written
+    together."""
+    changes = iter(batch)
+    while run := [
+        (encode_key(domain, key, version), value)
+        for domain, key, version, value in islice(changes, SORTED_CHANGES)
+    ]:
+        run.sort(key=itemgetter(0))
+        yield run
+
+
+class LmdbView(OrderedView):
+    """A durable checkpoint in a read transaction. One thread at a time."""
+
+    def __init__(
+        self,
+        transaction: "lmdb.Transaction[bytes]",
+        records: "lmdb._Database",
+        leaves: "lmdb._Database",
+        checkpoint: "lmdb._Database",
+    ) -> None:
+        """Takes over the transaction. Raises StorageCorrupt for an unreadable checkpoint."""
+        self._transaction = transaction
+        self._records = records
+        self._leaves = leaves
+        self._cursor = transaction.cursor(records)
+        stored = transaction.get(_CHECKPOINT, db=checkpoint)
+        self.checkpoint = (
+            INITIAL_CHECKPOINT
+            if stored is None
+            else decode_checkpoint(checked(_CHECKPOINT, stored))
+        )
+
+    def _seek(self, key: bytes) -> tuple[bytes, bytes] | None:
+        try:
+            return self._cursor.item() if self._cursor.set_range(key) else None
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+
+    def _get(self, key: bytes) -> bytes | None:
+        try:
+            return self._transaction.get(key, db=self._records)
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+
+    def _items(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        cursor = self._transaction.cursor(self._records)
+        try:
+            found = cursor.set_range(key)
+            while found:
+                yield cursor.item()
+                found = cursor.next()
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+
+    def leaves(self, buckets: int) -> list[Leaf]:
+        """See BaseView.leaves."""
+        leaves = [EMPTY_LEAF] * buckets
+        for key, stored in self._transaction.cursor(self._leaves):
+            index = leaf_index(key, buckets)
+            leaves[index] = decode_leaf(checked(key, stored))
+        return leaves
+
+    def close(self) -> None:
+        """See BaseView.close."""
+        self._cursor.close()
+        self._transaction.abort()
+
+
+def _unreadable(error: lmdb.Error) -> StorageCorrupt:
+    return StorageCorrupt(f"the state cannot be read: {error}")

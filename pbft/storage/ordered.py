@@ -1,0 +1,131 @@
+"""Records in the order of their keys: the encoding, and every read that rests on it.
+
+A record's key is domain || escaped key || 00 00 || complement of the version. It sorts by domain,
+then key, then
+version from the highest down, so that the highest version of a key is one seek away.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from pbft.messages import Leaf, StateRecord
+from pbft.storage.api import DurableCheckpoint
+from pbft.storage.checksum import checked
+from pbft.types import UINT64_MAX
+
+KEY_BYTES_MAX = 511
+"""The longest key that LMDB takes."""
+DOMAIN_MAX = 255
+
+_ESCAPED_ZERO = b"\x00\xff"
+_END = b"\x00\x00"
+_AFTER_END = b"\x00\x01"
+"""Above every version of a key, below the next key."""
+_VERSION_BYTES = 8
+_TAIL_BYTES = len(_END) + _VERSION_BYTES
+_PREFIX_BYTES_MAX = KEY_BYTES_MAX - _VERSION_BYTES
+_USER_KEY_BYTES_MAX = KEY_BYTES_MAX - 1 - _TAIL_BYTES
+
+
+def is_storable(domain: int, key: bytes, version: int) -> bool:
+    """Whether such a record can exist: domain and version in range, and len(key) plus its number
+    of zero
+    bytes at most 500."""
+    return (
+        0 <= domain <= DOMAIN_MAX
+        and 0 <= version <= UINT64_MAX
+        and len(key) + key.count(0) <= _USER_KEY_BYTES_MAX
+    )
+
+
+def key_prefix(domain: int, key: bytes) -> bytes:
+    """What the keys of all versions of one key begin with, and no others."""
+    return bytes((domain,)) + key.replace(b"\x00", _ESCAPED_ZERO) + _END
+
+
+def encode_key(domain: int, key: bytes, version: int) -> bytes:
+    """The record's key on disk."""
+    tail = (UINT64_MAX - version).to_bytes(_VERSION_BYTES, "big")
+    return bytes((domain,)) + key.replace(b"\x00", _ESCAPED_ZERO) + _END + tail
+
+
+def decode_key(encoded: bytes) -> tuple[int, bytes, int]:
+    """(domain, key, version)."""
+    key = encoded[1:-_TAIL_BYTES].replace(_ESCAPED_ZERO, b"\x00")
+    return encoded[0], key, _version(encoded)
+
+
+def _version(encoded: bytes) -> int:
+    return UINT64_MAX - int.from_bytes(encoded[-_VERSION_BYTES:], "big")
+
+
+class OrderedView(ABC):
+    """A BaseView over an ordered map of encoded keys to protected values."""
+
+    checkpoint: DurableCheckpoint
+
+    @abstractmethod
+    def _seek(self, key: bytes) -> tuple[bytes, bytes] | None:
+        """The first item at or after the key."""
+
+    @abstractmethod
+    def _get(self, key: bytes) -> bytes | None:
+        """The value of exactly this key."""
+
+    @abstractmethod
+    def _items(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """All items at or after the key, ascending."""
+
+    @abstractmethod
+    def leaves(self, buckets: int) -> list[Leaf]:
+        """See BaseView.leaves."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """See BaseView.close."""
+
+    def latest(self, domain: int, key: bytes) -> tuple[int, bytes] | None:
+        """See BaseView.latest."""
+        prefix = key_prefix(domain, key)
+        item = self._seek(prefix) if len(prefix) <= _PREFIX_BYTES_MAX else None
+        if item is None or not item[0].startswith(prefix):
+            return None
+        return _version(item[0]), checked(*item)
+
+    def value(self, domain: int, key: bytes, version: int) -> bytes | None:
+        """See BaseView.value."""
+        encoded = encode_key(domain, key, version)
+        stored = self._get(encoded) if len(encoded) <= KEY_BYTES_MAX else None
+        return None if stored is None else checked(encoded, stored)
+
+    def older(self, domain: int, key: bytes, version: int) -> Iterator[tuple[int, bytes]]:
+        """See BaseView.older."""
+        prefix = key_prefix(domain, key)
+        for encoded, stored in self._items(encode_key(domain, key, version)):
+            if not encoded.startswith(prefix):
+                return
+            if (found := _version(encoded)) < version:
+                yield found, checked(encoded, stored)
+
+    def scan(
+        self, domain: int, start: bytes, end: bytes | None
+    ) -> Iterator[tuple[bytes, int, bytes]]:
+        """See BaseView.scan."""
+        # A bound longer than any stored key is cut, which makes it lower: what it lets through
+        # is compared with the whole bound below.
+        bound = (bytes((domain,)) + start.replace(b"\x00", _ESCAPED_ZERO))[:KEY_BYTES_MAX]
+        while (item := self._seek(bound)) is not None:
+            encoded, stored = item
+            found, key, version = decode_key(encoded)
+            if found != domain or (end is not None and key >= end):
+                return
+            if key >= start:
+                yield key, version, checked(encoded, stored)
+            bound = encoded[:-_TAIL_BYTES] + _AFTER_END
+
+    def records(self, after: bytes) -> Iterator[tuple[bytes, StateRecord]]:
+        """See BaseView.records."""
+        for encoded, stored in self._items(after[:KEY_BYTES_MAX]):
+            if encoded > after:
+                domain, key, version = decode_key(encoded)
+                yield encoded, StateRecord(domain, key, version, checked(encoded, stored))

@@ -1,0 +1,195 @@
+"""Both ends of a state transfer (protocol.md section 9): a pinned checkpoint and a stage."""
+
+from collections.abc import Iterator, Sequence
+
+from pbft.core.effects import Install
+from pbft.crypto.lthash import add, bucket_of, record_hash, sum_to_bytes
+from pbft.limits import TRANSFER_CHUNK_BYTES
+from pbft.messages import Leaf, StateChunk, StateRecord
+from pbft.storage.api import BaseChange, BaseView, Change, DurableCheckpoint, StateBase
+from pbft.storage.bitmap import from_bitmap
+from pbft.storage.ordered import is_storable
+from pbft.types import Digest
+
+CHUNK_SCAN_RECORDS = 2_048
+"""Records looked at for one chunk: a chunk of a thinly spread request may be empty, and its cursor
+says that
+there is more. Also the most that one chunk carries, which bounds what its receiver does at once."""
+RECORD_OVERHEAD_BYTES = 32
+"""Counted for each record besides its key and value, so that a chunk of tiny records is
+bounded."""
+
+
+class PinnedCheckpoint:
+    """The Snapshot port: a durable checkpoint in a view of its own."""
+
+    def __init__(self, view: BaseView, buckets: int, salt: int) -> None:
+        """Takes over the view."""
+        self._view = view
+        self._buckets = buckets
+        self._salt = salt
+        self.sequence = view.checkpoint.sequence
+        self.certificate = view.checkpoint.certificate
+
+    def leaves(self) -> tuple[Leaf, ...]:
+        """See Snapshot.leaves. Raises StorageCorrupt."""
+        return tuple(self._view.leaves(self._buckets))
+
+    def chunk(self, buckets: bytes, cursor: bytes) -> StateChunk:
+        """See Snapshot.chunk. Any bytes are legal in both arguments. Raises StorageCorrupt."""
+        wanted = from_bitmap(buckets, self._buckets)
+        records: list[StateRecord] = []
+        size_bytes = 0
+        for scanned, (position, record) in enumerate(self._view.records(cursor), 1):
+            if bucket_of(record.domain, record.key, self._salt, self._buckets) in wanted:
+                size_bytes += len(record.key) + len(record.value) + RECORD_OVERHEAD_BYTES
+                if records and size_bytes > TRANSFER_CHUNK_BYTES:
+                    return StateChunk(self.sequence, tuple(records), cursor)
+                records.append(record)
+            cursor = position
+            if scanned == CHUNK_SCAN_RECORDS:
+                return StateChunk(self.sequence, tuple(records), cursor)
+        return StateChunk(self.sequence, tuple(records), b"")
+
+    def release(self) -> None:
+        """See Snapshot.release; idempotent."""
+        self._view.close()
+
+
+class _StagedBucket:
+    """Records received for one bucket, with what its leaf will be compared with."""
+
+    __slots__ = ("records", "size", "total")
+
+    def __init__(self) -> None:
+        self.records: dict[tuple[int, bytes, int], bytes] = {}
+        self.size = 0
+        self.total = 0
+
+
+class Stage:
+    """Records received for a state whose leaves are certified. What it holds is bounded by the
+    leaves."""
+
+    def __init__(self, leaves: Sequence[Leaf], digest: Digest, view: BaseView, salt: int) -> None:
+        """`leaves` hash to `digest`; takes over `view`, the own durable state now."""
+        self.leaves = leaves
+        self.digest = digest
+        self.view = view
+        self._salt = salt
+        own = view.leaves(len(leaves))
+        self.wanted = frozenset(index for index, leaf in enumerate(leaves) if leaf != own[index])
+        self._buckets = {index: _StagedBucket() for index in self.wanted}
+
+    def add(self, records: Sequence[StateRecord], allowed: frozenset[int]) -> bool:
+        """See State.stage_records."""
+        fresh: dict[tuple[int, bytes, int], tuple[int, bytes]] = {}
+        grown: dict[int, tuple[int, int]] = {}
+        for record in records:
+            domain, key, version = record.domain, record.key, record.version
+            if not is_storable(domain, key, version):
+                return False
+            index = bucket_of(domain, key, self._salt, len(self.leaves))
+            if index not in allowed or index not in self.wanted:
+                return False
+            bucket, name = self._buckets[index], (domain, key, version)
+            if name in bucket.records or name in fresh:
+                return False
+            number, size = grown.get(index, (len(bucket.records), bucket.size))
+            grown[index] = number, size = number + 1, size + len(key) + len(record.value)
+            leaf = self.leaves[index]
+            if number > leaf.count or size > leaf.size:
+                return False
+            fresh[name] = index, record.value
+        for (domain, key, version), (index, value) in fresh.items():
+            bucket = self._buckets[index]
+            bucket.records[domain, key, version] = value
+            bucket.size += len(key) + len(value)
+            bucket.total = add(bucket.total, record_hash(domain, key, version, value))
+        return True
+
+    def wrong(self, indices: frozenset[int]) -> list[int]:
+        """Which of these buckets differ from their leaf; ascending."""
+        return [index for index in sorted(indices & self.wanted) if not self._is_right(index)]
+
+    def _is_right(self, index: int) -> bool:
+        bucket, leaf = self._buckets[index], self.leaves[index]
+        number = len(bucket.records)
+        return leaf == Leaf(number, bucket.size, sum_to_bytes(bucket.total, number))
+
+    def drop(self, index: int) -> None:
+        """Forgets the records of a bucket."""
+        self._buckets[index] = _StagedBucket()
+
+    def records(self, index: int) -> dict[tuple[int, bytes, int], bytes]:
+        """The records of a wanted bucket."""
+        return self._buckets[index].records
+
+
+class InstallPlan:
+    """Replaces the buckets in which the durable state differs from a verified stage."""
+
+    def __init__(self, base: StateBase, stage: Stage, effect: Install, salt: int) -> None:
+        self.stage = stage
+        self.effect = effect
+        self._base = base
+        self._salt = salt
+
+    def run(self) -> None:
+        """One durable transaction; blocks, in a worker thread. Raises StorageFailed or
+        StorageCorrupt."""
+        view = self._base.open_view()
+        try:
+            own = view.leaves(len(self.stage.leaves))
+            leaves = {
+                index: leaf for index, leaf in enumerate(self.stage.leaves) if leaf != own[index]
+            }
+            effect = self.effect
+            self._base.apply(
+                BaseChange(
+                    batches=self._batches(view, self._contents(frozenset(leaves))),
+                    leaves=leaves,
+                    checkpoint=DurableCheckpoint(
+                        effect.sequence, effect.digest, effect.certificate
+                    ),
+                )
+            )
+        finally:
+            view.close()
+
+    def _contents(self, replaced: frozenset[int]) -> dict[int, dict[tuple[int, bytes, int], bytes]]:
+        """The records of each bucket to be replaced.
+
+        A merge that ended after the transfer began may have changed a bucket that was already as
+        the leaf
+        wants it: its records are still in the view that the stage kept.
+        """
+        stage = self.stage
+        contents = {index: stage.records(index) for index in replaced & stage.wanted}
+        carried = replaced - stage.wanted
+        if carried:
+            contents.update((index, {}) for index in carried)
+            for _, record in stage.view.records(b""):
+                index = self._bucket_of(record)
+                if index in carried:
+                    contents[index][record.domain, record.key, record.version] = record.value
+        return contents
+
+    def _batches(
+        self, view: BaseView, contents: dict[int, dict[tuple[int, bytes, int], bytes]]
+    ) -> Iterator[Iterator[Change]]:
+        yield self._removals(view, contents)
+        for records in contents.values():
+            yield ((*name, value) for name, value in records.items())
+
+    def _removals(
+        self, view: BaseView, contents: dict[int, dict[tuple[int, bytes, int], bytes]]
+    ) -> Iterator[Change]:
+        for _, record in view.records(b""):
+            records = contents.get(self._bucket_of(record))
+            name = record.domain, record.key, record.version
+            if records is not None and name not in records:
+                yield (*name, None)
+
+    def _bucket_of(self, record: StateRecord) -> int:
+        return bucket_of(record.domain, record.key, self._salt, len(self.stage.leaves))

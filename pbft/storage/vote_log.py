@@ -1,0 +1,199 @@
+"""The vote log on disk: one LMDB environment, one durable transaction per write (protocol.md
+section 10)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import lmdb
+
+from pbft.core.effects import (
+    AcceptedRecord,
+    DecidedRecord,
+    LogRecord,
+    NewViewRecord,
+    Persist,
+    PreparedRecord,
+    SavedLog,
+    StableRecord,
+    Truncate,
+    ViewChangeRecord,
+)
+from pbft.limits import MIB
+from pbft.storage import log_records as records
+from pbft.storage.api import StorageCorrupt, StorageFailed
+from pbft.storage.checksum import checked, protect
+from pbft.types import Digest, SequenceNumber
+
+INITIAL_MAP_BYTES = 64 * MIB
+"""The file grows as it is written; the map doubles when the file reaches it."""
+
+T = TypeVar("T")
+
+
+class LmdbVoteLog:
+    """The VoteLog of a replica. One thread at a time; LMDB releases the GIL while it syncs."""
+
+    def __init__(
+        self, path: Path, *, create: bool = False, map_bytes: int = INITIAL_MAP_BYTES
+    ) -> None:
+        """Opens the environment in the directory `path`; `create` makes a new one. Raises
+        lmdb.Error."""
+        self._map_bytes = map_bytes
+        self._failure: str | None = None
+        self._environment = lmdb.open(
+            str(path), map_size=map_bytes, create=create, mode=0o600, max_readers=8
+        )
+
+    def write(self, effects: Sequence[Persist | Truncate]) -> None:
+        """See VoteLog.write. A failed commit or sync leaves the disk in a state that nobody knows,
+        so the log
+        refuses everything after it."""
+        if self._failure is not None:
+            raise StorageFailed(self._failure)
+        try:
+            while not self._try_write(effects):
+                self._map_bytes *= 2
+                self._environment.set_mapsize(self._map_bytes)
+        except lmdb.Error as error:
+            self._failure = f"the vote log could not be written: {error}"
+            raise StorageFailed(self._failure) from error
+
+    def _try_write(self, effects: Sequence[Persist | Truncate]) -> bool:
+        """One transaction; False (and nothing written) if the map is too small for it."""
+        try:
+            with self._environment.begin(write=True) as transaction:
+                for effect in effects:
+                    if isinstance(effect, Persist):
+                        _put_record(transaction, effect.record)
+                    else:
+                        _truncate(transaction, effect.sequence)
+        except lmdb.MapFullError:
+            return False
+        return True
+
+    def load(self) -> SavedLog:
+        """See VoteLog.load."""
+        try:
+            with self._environment.begin() as transaction:
+                return _Loader(transaction).load()
+        except lmdb.Error as error:
+            raise StorageCorrupt(f"the vote log cannot be read: {error}") from error
+
+    def close(self) -> None:
+        """Closes the environment; idempotent."""
+        self._environment.close()
+
+
+def _put_record(transaction: "lmdb.Transaction[bytes]", record: LogRecord) -> None:
+    match record:
+        case AcceptedRecord():
+            _put_body(transaction, record.sequence, record.digest, record.batch)
+            key = records.slot_key(records.ACCEPTED, record.sequence, record.view)
+            value = records.encode_accepted(record)
+        case PreparedRecord():
+            key = records.slot_key(records.PREPARED, record.sequence, record.view)
+            value = records.encode_prepared(record)
+        case DecidedRecord():
+            _put_body(transaction, record.sequence, record.digest, record.batch)
+            key, value = records.decided_key(record.sequence), records.encode_decided(record)
+        case ViewChangeRecord():
+            key, value = records.VIEW_CHANGE, records.encode_view_change(record)
+        case NewViewRecord():
+            key, value = records.NEW_VIEW, records.encode_new_view(record)
+        case StableRecord(sequence, digest, certificate):
+            key = records.STABLE
+            value = records.encode_checkpoint(sequence, digest, certificate)
+    transaction.put(key, protect(key, value))
+
+
+def _put_body(
+    transaction: "lmdb.Transaction[bytes]", sequence: SequenceNumber, digest: Digest, batch: bytes
+) -> None:
+    """Bodies are large and mentioned several times: the second time costs a look-up only."""
+    key = records.body_key(sequence, digest)
+    if batch and not transaction.cursor().set_key(key):
+        transaction.put(key, protect(key, batch))
+
+
+def _truncate(transaction: "lmdb.Transaction[bytes]", sequence: SequenceNumber) -> None:
+    for kind in records.SLOT_KINDS:
+        bound = records.first_key_above(kind, sequence)
+        cursor = transaction.cursor()
+        found = cursor.set_range(kind)
+        while found and cursor.key() < bound:
+            cursor.delete()
+            found = cursor.key() != b""
+
+
+class _Loader:
+    """Reads a whole log in one transaction."""
+
+    def __init__(self, transaction: "lmdb.Transaction[bytes]") -> None:
+        self._transaction = transaction
+
+    def load(self) -> SavedLog:
+        return SavedLog(
+            accepted=tuple(self._each(records.ACCEPTED, self._accepted)),
+            prepared=tuple(self._each(records.PREPARED, records.decode_prepared)),
+            decided=tuple(self._each(records.DECIDED, self._decided)),
+            view_change=self._single(records.VIEW_CHANGE, records.decode_view_change),
+            new_view=self._single(records.NEW_VIEW, records.decode_new_view),
+            stable=self._single(records.STABLE, _decode_stable),
+        )
+
+    def _each(self, kind: bytes, decode: Callable[[bytes, bytes], T]) -> Iterator[T]:
+        cursor = self._transaction.cursor()
+        found = cursor.set_range(kind)
+        while found and cursor.key().startswith(kind):
+            key, stored = cursor.item()
+            with _naming(key):
+                record = decode(key, checked(key, stored))
+            yield record
+            found = cursor.next()
+
+    def _single(self, key: bytes, decode: Callable[[bytes], T]) -> T | None:
+        stored = self._transaction.get(key)
+        if stored is None:
+            return None
+        with _naming(key):
+            return decode(checked(key, stored))
+
+    def _accepted(self, key: bytes, value: bytes) -> AcceptedRecord:
+        record, has_body = records.decode_accepted(key, value)
+        if not has_body:
+            return record
+        batch = self._body(record.sequence, record.digest)
+        return AcceptedRecord(
+            record.view, record.sequence, record.digest, record.pre_prepare, batch
+        )
+
+    def _decided(self, key: bytes, value: bytes) -> DecidedRecord:
+        record, has_body = records.decode_decided(key, value)
+        if not has_body:
+            return record
+        batch = self._body(record.sequence, record.digest)
+        return DecidedRecord(record.sequence, record.digest, record.commits, batch)
+
+    def _body(self, sequence: SequenceNumber, digest: Digest) -> bytes:
+        key = records.body_key(sequence, digest)
+        stored = self._transaction.get(key)
+        if stored is None:
+            raise StorageCorrupt("its batch is missing")
+        with _naming(key):
+            return checked(key, stored)
+
+
+@contextmanager
+def _naming(key: bytes) -> Iterator[None]:
+    """Says of which record a StorageCorrupt raised inside speaks."""
+    try:
+        yield
+    except StorageCorrupt as error:
+        raise StorageCorrupt(f"{records.describe(key)}: {error}") from error
+
+
+def _decode_stable(value: bytes) -> StableRecord:
+    checkpoint = records.decode_checkpoint(value)
+    return StableRecord(checkpoint.sequence, checkpoint.digest, checkpoint.certificate)

@@ -1,0 +1,103 @@
+"""What the transport asks of the node above it, and the bounds it keeps (protocol.md sections 12
+and 14)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from pbft.errors import Reason
+from pbft.limits import MIB
+from pbft.messages import Role, Signed
+from pbft.types import ClientKey, ReplicaId
+
+
+class Direction(Enum):
+    """Of a stream between this replica and a peer."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+class RejectionSink(Protocol):
+    """Counts what was not accepted."""
+
+    def on_rejection(self, message: str, reason: Reason, peer: ReplicaId | None) -> None:
+        """`message` is from a fixed set; `peer` is None for a client or an unknown sender."""
+        ...
+
+
+class PeerSink(RejectionSink, Protocol):
+    """Takes what arrives from peers, and news of the streams."""
+
+    def on_link(self, peer: ReplicaId, direction: Direction, up: bool) -> None:
+        """A stream to (OUTBOUND) or from (INBOUND) this peer came up or went down."""
+        ...
+
+    async def on_peer_items(self, peer: ReplicaId, items: Sequence[bytes]) -> None:
+        """Encoded PeerItems in the order sent. Returns once the next frame may be read: a peer
+        that sends faster than it is served is slowed down by flow control."""
+        ...
+
+
+class ClientSink(RejectionSink, Protocol):
+    """Takes what arrives from clients."""
+
+    async def on_client_items(self, stream: int, client: ClientKey, items: Sequence[bytes]) -> None:
+        """Encoded ClientItems in the order sent. Returns once the next frame of this stream may be
+        read."""
+        ...
+
+    def on_client_gone(self, stream: int) -> None:
+        """The stream ended; nothing more comes of it."""
+        ...
+
+
+class HelloVerifier(Protocol):
+    """Checks a Hello (the Verifier does)."""
+
+    def admit_hello(self, signed: Signed, nonce: bytes, role: Role) -> bytes:
+        """The 32-byte key of whoever signed this Hello. Raises Rejected."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLimits:
+    """Bounds on what one peer can make this replica hold or do."""
+
+    queue_bytes: int = 32 * MIB
+    """Waiting to leave for one peer; beyond, the oldest is dropped (QUEUE_FULL)."""
+    handshake_seconds: float = 5.0
+    handshakes: int = 64
+    """Streams whose Hello has not come yet."""
+    faults_burst: int = 500
+    """Malformed or wrongly signed items of one peer taken at once ..."""
+    faults_per_second: float = 100.0
+    """... and in the long run, before its stream is closed."""
+    throttle_seconds: float = 2.0
+    """How long a peer whose stream was closed for its faults has to wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """Bounds on what one client, and all of them together, can make this replica hold or do."""
+
+    streams: int = 4_096
+    streams_per_client: int = 8
+    handshakes: int = 256
+    """Streams whose Hello has not come yet."""
+    handshake_seconds: float = 5.0
+    queue_bytes: int = 8 * MIB
+    """Answers waiting for one stream; a client that reads more slowly is dropped."""
+    total_queue_bytes: int = 128 * MIB
+    """Answers waiting for all streams; beyond, the stream that holds most is dropped."""
+    faults_burst: int = 32
+    """Malformed or wrongly signed items of one stream taken at once ..."""
+    faults_per_second: float = 4.0
+    """... and in the long run, before it is closed."""
+
+
+FRAME_BYTES = 1 * MIB
+"""A frame gathers what waits up to this size; one larger item travels alone."""
+RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
+"""Waits between attempts to reach a peer; the last one repeats. Jittered by a quarter."""

@@ -1,0 +1,194 @@
+"""The replica's end of the clients' streams: handshake, bounds, requests in, answers out."""
+
+from dataclasses import dataclass
+from itertools import count
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1.health import aio as health_aio  # type: ignore[import-untyped]
+
+from pbft.codec import (
+    decode_client_frame,
+    decode_client_item,
+    encode_gateway_frame,
+    encode_gateway_item,
+)
+from pbft.errors import Reason, Rejected
+from pbft.genesis import Genesis
+from pbft.messages import GatewayChallenge, Role, Signed
+from pbft.transport.api import ClientLimits, ClientSink, HelloVerifier
+from pbft.transport.fault_budget import FaultBudget
+from pbft.transport.grpc_options import CLIENT_SERVER_OPTIONS
+from pbft.transport.handshake import make_nonce
+from pbft.transport.listener import (
+    SHUTDOWN,
+    Closing,
+    Context,
+    Doorkeeper,
+    Goodbye,
+    bind,
+    end,
+    make_server,
+)
+from pbft.transport.send_queue import SendQueue
+from pbft.types import ClientKey, ReplicaId
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One client's stream."""
+
+    client: ClientKey
+    queue: SendQueue
+    closing: Closing
+    budget: FaultBudget
+
+
+class Gateway:
+    """Listens for clients. A client is its key; it may hold several streams, and each of them
+    gets every answer that is due to the key."""
+
+    def __init__(
+        self,
+        replica: ReplicaId,
+        genesis: Genesis,
+        verifier: HelloVerifier,
+        sink: ClientSink,
+        limits: ClientLimits,
+    ) -> None:
+        self._key = genesis.replicas[replica]
+        self._genesis = genesis
+        self._verifier = verifier
+        self._sink = sink
+        self._limits = limits
+        self._door = Doorkeeper(limits.handshakes, limits.handshake_seconds)
+        self._stopping = False
+        self._numbers = count()
+        self._streams: dict[int, _Stream] = {}
+        self._streams_of: dict[ClientKey, list[int]] = {}
+        self._queued_bytes = 0
+        self._health = health_aio.HealthServicer()
+        self._server = make_server(
+            "pbft.wire.Gateway", "Connect", self._connect, CLIENT_SERVER_OPTIONS
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Listens and returns the port. Raises ConfigurationError if the address is taken."""
+        port = bind(self._server, address, credentials)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        return port
+
+    async def close(self) -> None:
+        """Ends every stream and stops listening."""
+        self._stopping = True
+        await self._health.enter_graceful_shutdown()
+        for stream in list(self._streams.values()):
+            stream.closing.close(SHUTDOWN)
+        await self._server.stop(0.2)
+
+    @property
+    def streams(self) -> int:
+        """Streams past their handshake."""
+        return len(self._streams)
+
+    def answer(self, client: ClientKey, item: bytes) -> None:
+        """Queues an encoded GatewayItem for every stream of the client; drops it if there is none.
+        A client that does not read its answers is disconnected (QUEUE_FULL)."""
+        for number in list(self._streams_of.get(client, ())):
+            stream = self._streams[number]
+            if stream.queue.offer(item):
+                self._queued_bytes += len(item)
+                if self._queued_bytes > self._limits.total_queue_bytes:
+                    self._drop(max(self._streams.values(), key=lambda s: s.queue.waiting_bytes))
+            else:
+                self._drop(stream)
+
+    def on_fault(self, number: int) -> bool:
+        """Charges a stream for an item that no honest client sends; closes it and returns False
+        once its budget is used up."""
+        stream = self._streams.get(number)
+        if stream is None or stream.budget.spend():
+            return stream is not None
+        stream.closing.close(Goodbye.because(Reason.RATE_LIMIT))
+        return False
+
+    def _drop(self, stream: _Stream) -> None:
+        self._sink.on_rejection("answer", Reason.QUEUE_FULL, None)
+        stream.closing.close(Goodbye.because(Reason.QUEUE_FULL))
+
+    async def _connect(self, _requests: object, context: Context) -> None:
+        try:
+            client = await self._admit(context)
+        except Rejected as rejected:
+            self._sink.on_rejection("hello", rejected.reason, None)
+            await end(context, Goodbye.because(rejected.reason))
+        except EOFError:
+            return
+        await end(context, await self._serve(client, context))
+
+    async def _admit(self, context: Context) -> ClientKey:
+        """The handshake. Raises Rejected, or EOFError if the stream ended before the Hello."""
+        if len(self._streams) >= self._limits.streams:
+            raise Rejected(Reason.RATE_LIMIT, "too many streams")
+        nonce = make_nonce(self._key)
+        challenge = encode_gateway_item(GatewayChallenge(nonce, self._genesis.cluster_id))
+        frame = await self._door.first_frame(context, encode_gateway_frame([challenge]))
+        return self._identify(frame, nonce)
+
+    def _identify(self, frame: bytes, nonce: bytes) -> ClientKey:
+        items = decode_client_frame(frame)
+        hello = decode_client_item(items[0]) if len(items) == 1 else None
+        if not isinstance(hello, Signed):
+            raise Rejected(Reason.MALFORMED, "the first frame holds one signed Hello")
+        client = self._verifier.admit_hello(hello, nonce, Role.CLIENT)
+        if len(self._streams_of.get(client, ())) >= self._limits.streams_per_client:
+            raise Rejected(Reason.RATE_LIMIT, "too many streams of this client")
+        return client
+
+    async def _serve(self, client: ClientKey, context: Context) -> Goodbye | None:
+        limits = self._limits
+        number = next(self._numbers)
+        stream = _Stream(
+            client,
+            SendQueue(limits.queue_bytes),
+            Closing(),
+            FaultBudget(limits.faults_burst, limits.faults_per_second),
+        )
+        if self._stopping:
+            stream.closing.close(SHUTDOWN)
+        self._streams[number] = stream
+        self._streams_of.setdefault(client, []).append(number)
+        try:
+            return await stream.closing.run(
+                self._read(number, stream, context), self._write(stream, context)
+            )
+        finally:
+            self._forget(number, stream)
+            self._sink.on_client_gone(number)
+
+    def _forget(self, number: int, stream: _Stream) -> None:
+        self._queued_bytes -= stream.queue.waiting_bytes
+        del self._streams[number]
+        numbers = self._streams_of[stream.client]
+        numbers.remove(number)
+        if not numbers:
+            del self._streams_of[stream.client]
+
+    async def _read(self, number: int, stream: _Stream, context: Context) -> None:
+        while isinstance(frame := await context.read(), bytes):
+            try:
+                items = decode_client_frame(frame)
+            except Rejected as rejected:
+                self._sink.on_rejection("frame", rejected.reason, None)
+                if not self.on_fault(number):
+                    return
+                continue
+            await self._sink.on_client_items(number, stream.client, items)
+
+    async def _write(self, stream: _Stream, context: Context) -> None:
+        while True:
+            items = await stream.queue.next_frame()
+            self._queued_bytes -= sum(map(len, items))
+            await context.write(encode_gateway_frame(items))

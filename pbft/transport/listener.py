@@ -1,0 +1,142 @@
+"""One gRPC server with one bidirectional method, and how its streams are ended."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from pbft.errors import ConfigurationError, Reason, Rejected
+from pbft.transport.grpc_options import Options
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Handler = Callable[[object, Context], Awaitable[None]]
+
+STATUS_OF_REASON = {
+    Reason.MALFORMED: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.OVERSIZE: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.RATE_LIMIT: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+"""What the other end is told; every other reason is UNAUTHENTICATED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """Why a stream is ended from this side."""
+
+    code: grpc.StatusCode
+    text: str
+
+    @classmethod
+    def because(cls, reason: Reason) -> "Goodbye":
+        """For a stream that is ended because of what came through it."""
+        code = STATUS_OF_REASON.get(reason, grpc.StatusCode.UNAUTHENTICATED)
+        return cls(code, reason.value)
+
+
+SHUTDOWN = Goodbye(grpc.StatusCode.UNAVAILABLE, "this replica is stopping")
+SUPERSEDED = Goodbye(grpc.StatusCode.ABORTED, "a newer stream of the same peer took over")
+
+
+class Closing:
+    """The end of one stream: set once, by its reader, its writer or anybody else."""
+
+    def __init__(self) -> None:
+        self._goodbye: asyncio.Future[Goodbye | None]
+        self._goodbye = asyncio.get_running_loop().create_future()
+
+    def close(self, goodbye: Goodbye | None) -> None:
+        """Ends the stream; None if the other end closed it. Only the first call counts."""
+        if not self._goodbye.done():
+            self._goodbye.set_result(goodbye)
+
+    async def run(self, *coroutines: Awaitable[None]) -> Goodbye | None:
+        """Runs the stream's tasks until `close`; a task that ends or fails closes it too.
+
+        gRPC cancels the whole call when a read is cancelled, so the tasks are cancelled only here,
+        at the end. An exception that is not a broken stream is raised.
+        """
+        tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+        for task in tasks:
+            task.add_done_callback(lambda _: self.close(None))
+        try:
+            return await self._goodbye
+        finally:
+            for task in tasks:
+                task.cancel()
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(outcome, Exception) and not is_broken_stream(outcome):
+                    raise outcome
+
+
+def is_broken_stream(error: BaseException) -> bool:
+    """Whether this is how gRPC reports that the other end is gone."""
+    return isinstance(
+        error, grpc.RpcError | asyncio.InvalidStateError | grpc.aio.UsageError | EOFError
+    )
+
+
+class Doorkeeper:
+    """Bounds the streams that have not said Hello yet, in number and in time."""
+
+    def __init__(self, waiting_max: int, seconds: float) -> None:
+        self._waiting_max = waiting_max
+        self._seconds = seconds
+        self._waiting = 0
+
+    async def first_frame(self, context: Context, challenge: bytes) -> bytes:
+        """Sends the challenge and returns what comes back. Raises Rejected(RATE_LIMIT) if too many
+        wait or this one waits too long, EOFError if the stream ends."""
+        if self._waiting >= self._waiting_max:
+            raise Rejected(Reason.RATE_LIMIT, "too many handshakes")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._seconds):
+                await context.write(challenge)
+                frame = await context.read()
+        except TimeoutError as error:
+            raise Rejected(Reason.RATE_LIMIT, "the handshake took too long") from error
+        except Exception as error:
+            if is_broken_stream(error):
+                raise EOFError from error
+            raise
+        finally:
+            self._waiting -= 1
+        if not isinstance(frame, bytes):
+            raise EOFError
+        return frame
+
+
+async def end(context: Context, goodbye: Goodbye | None) -> None:
+    """Ends a stream with its goodbye, if it is this side that ends it."""
+    if goodbye is not None:
+        await context.abort(goodbye.code, goodbye.text)
+
+
+def make_server(service: str, method: str, handler: Handler, options: Options) -> grpc.aio.Server:
+    """A server with one stream-stream method that takes and gives raw bytes."""
+    server = grpc.aio.server(options=list(options), compression=grpc.Compression.NoCompression)
+    behaviour: grpc.RpcMethodHandler[bytes, bytes]
+    behaviour = grpc.stream_stream_rpc_method_handler(handler)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, {method: behaviour}),)
+    )
+    return server
+
+
+def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Binds the server and returns its port. Raises ConfigurationError if the address is taken."""
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"cannot listen on {address}: is another process there, is it this machine's?"
+        ) from error
+    if port == 0:
+        raise ConfigurationError(f"cannot listen on {address}")
+    return port

@@ -1,0 +1,146 @@
+"""The receiving end of the peers' streams: challenges, checks the Hello, reads frames."""
+
+import time
+from dataclasses import dataclass
+
+import grpc
+
+from pbft.codec import decode_peer_frame, decode_peer_item, encode_challenge
+from pbft.errors import Reason, Rejected
+from pbft.genesis import Genesis
+from pbft.messages import Role, Signed
+from pbft.transport.api import Direction, HelloVerifier, PeerLimits, PeerSink
+from pbft.transport.fault_budget import FaultBudget
+from pbft.transport.grpc_options import PEER_SERVER_OPTIONS
+from pbft.transport.handshake import make_nonce
+from pbft.transport.listener import (
+    SHUTDOWN,
+    SUPERSEDED,
+    Closing,
+    Context,
+    Doorkeeper,
+    Goodbye,
+    bind,
+    end,
+    make_server,
+)
+from pbft.types import ReplicaId
+
+
+@dataclass(slots=True)
+class _Peer:
+    """What is remembered of one peer over its streams."""
+
+    budget: FaultBudget
+    closing: Closing | None = None
+    """Its present stream."""
+    refused_until: float = 0.0
+    """Monotonic seconds; after its faults used up the budget."""
+
+
+class PeerAcceptor:
+    """Listens for the other replicas; one stream per peer, the newest wins."""
+
+    def __init__(
+        self,
+        replica: ReplicaId,
+        genesis: Genesis,
+        verifier: HelloVerifier,
+        sink: PeerSink,
+        limits: PeerLimits,
+    ) -> None:
+        self._replica = replica
+        self._genesis = genesis
+        self._verifier = verifier
+        self._sink = sink
+        self._limits = limits
+        self._door = Doorkeeper(limits.handshakes, limits.handshake_seconds)
+        self._stopping = False
+        self._peers = {
+            peer: _Peer(FaultBudget(limits.faults_burst, limits.faults_per_second))
+            for peer in range(len(genesis.replicas))
+            if peer != replica
+        }
+        self._server = make_server("pbft.wire.Peer", "Connect", self._connect, PEER_SERVER_OPTIONS)
+
+    async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Listens and returns the port. Raises ConfigurationError if the address is taken."""
+        port = bind(self._server, address, credentials)
+        await self._server.start()
+        return port
+
+    async def close(self) -> None:
+        """Ends every stream and stops listening."""
+        self._stopping = True
+        for peer in self._peers.values():
+            if peer.closing is not None:
+                peer.closing.close(SHUTDOWN)
+        await self._server.stop(0.2)
+
+    def on_fault(self, peer: ReplicaId) -> bool:
+        """Charges a peer for an item that no honest replica sends. Once its budget is used up its
+        stream is closed, it is refused for a while, and this returns False."""
+        known = self._peers[peer]
+        if known.budget.spend():
+            return True
+        known.refused_until = time.monotonic() + self._limits.throttle_seconds
+        if known.closing is not None:
+            known.closing.close(Goodbye.because(Reason.RATE_LIMIT))
+        return False
+
+    async def _connect(self, _requests: object, context: Context) -> None:
+        try:
+            peer = await self._admit(context)
+        except Rejected as rejected:
+            self._sink.on_rejection("hello", rejected.reason, None)
+            await end(context, Goodbye.because(rejected.reason))
+        except EOFError:
+            return
+        await end(context, await self._serve(peer, context))
+
+    async def _admit(self, context: Context) -> ReplicaId:
+        """The handshake. Raises Rejected, or EOFError if the stream ended before the Hello."""
+        nonce = make_nonce(self._genesis.replicas[self._replica])
+        frame = await self._door.first_frame(context, encode_challenge(nonce))
+        return self._identify(frame, nonce)
+
+    def _identify(self, frame: bytes, nonce: bytes) -> ReplicaId:
+        items = decode_peer_frame(frame)
+        hello = decode_peer_item(items[0]) if len(items) == 1 else None
+        if not isinstance(hello, Signed):
+            raise Rejected(Reason.MALFORMED, "the first frame holds one signed Hello")
+        key = self._verifier.admit_hello(hello, nonce, Role.REPLICA)
+        peer = self._genesis.replica_with_key(key)
+        if peer is None or peer == self._replica:
+            raise Rejected(Reason.UNKNOWN_SENDER, "not another replica of this cluster")
+        if time.monotonic() < self._peers[peer].refused_until:
+            raise Rejected(Reason.RATE_LIMIT, "refused after too many faults")
+        return peer
+
+    async def _serve(self, peer: ReplicaId, context: Context) -> Goodbye | None:
+        known = self._peers[peer]
+        closing = Closing()
+        if self._stopping:
+            closing.close(SHUTDOWN)
+        if known.closing is not None:
+            known.closing.close(SUPERSEDED)
+        else:
+            self._sink.on_link(peer, Direction.INBOUND, True)
+        known.closing = closing
+        try:
+            return await closing.run(self._read(peer, context))
+        finally:
+            if known.closing is closing:
+                known.closing = None
+                self._sink.on_link(peer, Direction.INBOUND, False)
+
+    async def _read(self, peer: ReplicaId, context: Context) -> None:
+        while isinstance(frame := await context.read(), bytes):
+            try:
+                items = decode_peer_frame(frame)
+            except Rejected as rejected:
+                self._sink.on_rejection("frame", rejected.reason, peer)
+                if not self.on_fault(peer):
+                    return
+                continue
+            await self._sink.on_peer_items(peer, items)

@@ -1,0 +1,177 @@
+"""The supervisor with a stand-in for the replica: real processes, no protocol."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pbft.cli.failure import CommandFailed
+from pbft.cli.layout import Layout
+from pbft.cli.main import run
+from pbft.cli.process_table import ProcessRecord, ProcessState
+from pbft.cli.supervisor import LocalCluster
+
+STAND_IN = """
+import json, os, signal, sys, time
+stop = signal.SIG_IGN if "--stubborn" in sys.argv else lambda *_: sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+own_session = os.getsid(0) == os.getpid()
+print(json.dumps([sys.argv[1:], own_session, os.environ.get("PBFT_DATA")]), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+    layout = Layout(tmp_path)
+    layout.cluster_file.touch()
+    for replica in range(2):
+        layout.data_directory(replica).mkdir(parents=True)
+        layout.configuration_file(replica).touch()
+    cluster = LocalCluster(tmp_path, command=(sys.executable, "-c", STAND_IN))
+    yield cluster
+    for replica in cluster.replicas:
+        cluster.kill(replica)
+
+
+def wait_for_line(cluster: LocalCluster, replica: int, lines: int = 1) -> list[str]:
+    deadline = time.monotonic() + 10
+    while True:
+        path = cluster.layout.log_file(replica)
+        text = path.read_text() if path.exists() else ""
+        if text.count("\n") >= lines:
+            return text.splitlines()
+        assert time.monotonic() < deadline, f"replica {replica} wrote {text!r}"
+        time.sleep(0.01)
+
+
+def wait_for_state(cluster: LocalCluster, replica: int, state: ProcessState) -> None:
+    deadline = time.monotonic() + 10
+    while cluster.state(replica) is not state:
+        assert time.monotonic() < deadline, f"still {cluster.state(replica)}"
+        time.sleep(0.01)
+
+
+def test_a_replica_is_started_once_in_a_session_of_its_own(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PBFT_DATA", "/one/for/all")
+    assert cluster.running() == []
+    assert cluster.start(1)
+    assert not cluster.start(1)
+    assert cluster.running() == [1]
+    (line,) = wait_for_line(cluster, 1)
+    configuration = str(cluster.layout.configuration_file(1))
+    arguments = ["--allow-fault-injection", "--config", configuration]
+    assert json.loads(line) == [arguments, True, None]
+
+
+def test_another_supervisor_finds_what_the_first_started(cluster: LocalCluster) -> None:
+    cluster.start(0)
+    wait_for_line(cluster, 0)
+    other = LocalCluster(cluster.layout.directory)
+    assert other.state(0) is ProcessState.RUNNING
+    assert other.stop(other.running()) == []
+    assert cluster.state(0) is ProcessState.DOWN
+
+
+def test_a_frozen_replica_stops_cleanly(cluster: LocalCluster) -> None:
+    cluster.start(0)
+    wait_for_line(cluster, 0)
+    assert cluster.signal(0, signal.SIGSTOP)
+    wait_for_state(cluster, 0, ProcessState.FROZEN)
+    assert cluster.running() == [0]
+    assert cluster.stop([0]) == []
+
+
+def test_a_stubborn_replica_is_killed_after_the_time_is_up(cluster: LocalCluster) -> None:
+    cluster.start(0, ["--stubborn"])
+    cluster.start(1)
+    wait_for_line(cluster, 0)
+    wait_for_line(cluster, 1)
+    assert cluster.stop([0, 1], timeout_seconds=0.3) == [0]
+    assert cluster.running() == []
+
+
+def test_a_killed_replica_stays_down_until_started_again(cluster: LocalCluster) -> None:
+    cluster.start(0)
+    first = cluster.record(0)
+    assert cluster.kill(0)
+    assert cluster.state(0) is ProcessState.DOWN
+    assert not cluster.kill(0)
+    assert not cluster.signal(0, signal.SIGTERM)
+    assert cluster.start(0)
+    assert cluster.record(0) != first
+
+
+def test_a_process_file_of_somebody_else_is_not_believed(cluster: LocalCluster) -> None:
+    mine = ProcessRecord.of(os.getpid())
+    ProcessRecord(mine.pid, mine.start_ticks - 1, mine.boot).save(cluster.layout.process_file(0))
+    assert cluster.state(0) is ProcessState.DOWN
+    assert not cluster.kill(0)
+    assert cluster.stop([0]) == []
+
+
+def test_a_missing_data_directory_is_never_made(cluster: LocalCluster) -> None:
+    cluster.layout.data_directory(0).rmdir()
+    with pytest.raises(CommandFailed, match="pbft storage init --config"):
+        cluster.start(0)
+    assert not cluster.layout.data_directory(0).exists()
+
+
+def test_what_is_not_there_is_named(cluster: LocalCluster, tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match="no replica 7 here; there are 0, 1"):
+        cluster.start(7)
+    with pytest.raises(CommandFailed, match="pbft up --dir"):
+        LocalCluster(tmp_path / "nothing")
+
+
+def test_the_log_tail_is_the_end_of_the_log(cluster: LocalCluster) -> None:
+    assert cluster.log_tail(0) == ""
+    cluster.layout.log_file(0).write_text("\n".join(f"line {i}" for i in range(20)))
+    assert cluster.log_tail(0).splitlines() == [f"line {i}" for i in range(15, 20)]
+
+
+def test_cpu_time_is_that_of_the_running_replicas(cluster: LocalCluster) -> None:
+    assert cluster.cpu_seconds() == 0.0
+    cluster.start(0)
+    wait_for_line(cluster, 0)
+    assert cluster.cpu_seconds() > 0.0
+
+
+def test_fault_commands(cluster: LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    place = ["--dir", str(cluster.layout.directory)]
+    assert run(["fault", "kill", "0", *place]) == 1
+    assert "down already" in capsys.readouterr().err
+    assert run(["fault", "freeze", "0", *place]) == 1
+    assert "pbft fault start 0" in capsys.readouterr().err
+    cluster.start(0)
+    wait_for_line(cluster, 0)
+    assert run(["fault", "start", "0", *place]) == 1
+    assert run(["fault", "resume", "0", *place]) == 1
+    assert run(["fault", "freeze", "0", *place]) == 0
+    wait_for_state(cluster, 0, ProcessState.FROZEN)
+    assert run(["fault", "resume", "0", *place]) == 0
+    wait_for_state(cluster, 0, ProcessState.RUNNING)
+    assert run(["fault", "kill", "0", *place]) == 0
+    assert cluster.state(0) is ProcessState.DOWN
+    assert capsys.readouterr().out == ""
+
+
+def test_down_stops_what_runs_and_says_so(
+    cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.start(1)
+    wait_for_line(cluster, 1)
+    place = ["--dir", str(cluster.layout.directory)]
+    assert run(["down", *place, "-w", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == {"directory": place[1], "stopped": [1], "killed": []}
+    assert cluster.running() == []
+    assert run(["down", *place]) == 0
+    assert "none ran" in capsys.readouterr().err
