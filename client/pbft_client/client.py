@@ -1,7 +1,8 @@
+# ruff: noqa: ASYNC109 (a deadline per call is the contract; asyncio.timeout would only cancel it)
 """The client of the key-value cluster (service.md section 5).
 
-Every answer it returns is vouched for by f + 1 replicas (q for a fast linearizable read), so no f of them
-can make it return anything wrong, whatever they send.
+Every answer it returns is vouched for by f + 1 replicas (q for a fast linearizable read), so no f
+of them can make it return anything wrong, whatever they send.
 """
 
 from pathlib import Path
@@ -30,8 +31,8 @@ from pbft_client.results import (
 from pbft_client.session import Settlement
 
 ReadConsistency: TypeAlias = Literal["linearizable", "ordered", "stale"]
-"""linearizable: q replicas at once, ordered if they do not agree; ordered: like a write; stale: any state
-that f + 1 replicas agree on, possibly an old one."""
+"""linearizable: q replicas at once, ordered if they do not agree; ordered: like a write; stale: any
+state that f + 1 replicas agree on, possibly an old one."""
 
 _FAST: dict[str, Consistency | None] = {
     "linearizable": Consistency.LINEARIZABLE,
@@ -43,9 +44,9 @@ _FAST: dict[str, Consistency | None] = {
 class Client:
     """Many calls in flight at once are the normal case: calls that wait together travel together.
 
-    Every call takes `timeout` in seconds (None: the client's default), and ends with its result, with
-    one of pbft_client.errors, or cancelled; `may_take_effect(error)` tells a definite failure from an
-    unknown outcome. Not thread-safe; SyncClient is.
+    Every call takes `timeout` in seconds (None: the client's default), and ends with its result,
+    with one of pbft_client.errors, or cancelled; `may_take_effect(error)` tells a definite failure
+    from an unknown outcome. Not thread-safe; SyncClient is.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -130,8 +131,8 @@ class Client:
     async def cas(
         self, key: bytes, *, expect: bytes | None, value: bytes, timeout: float | None = None
     ) -> CasResult:
-        """Stores `value` if the key has the value `expect`, or (None) if it does not exist. The result
-        is true if it did. Raises a ClientError."""
+        """Stores `value` if the key has the value `expect`, or (None) if it does not exist. The
+        result is true if it did. Raises a ClientError."""
         operation = kv.encode_cas(key, expect, value)
         return kv.decode_cas(*await self._ordered(operation, True, timeout))
 
@@ -162,8 +163,9 @@ class Client:
     ) -> RangeResult:
         """One key, an interval [key, range_end), or all keys with a prefix, ascending.
 
-        `limit` 0 means all; `revision` 0 the latest. `with_revision` asks a fast read for the revision of
-        the store too, which makes it match less often while others write. Raises a ClientError.
+        `limit` 0 means all; `revision` 0 the latest. `with_revision` asks a fast read for the
+        revision of the store too, which makes it match less often while others write. Raises a
+        ClientError.
         """
         start, end = kv.interval_of(key, prefix, range_end)
         operation = kv.encode_range(

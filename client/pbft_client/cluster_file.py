@@ -1,8 +1,8 @@
-"""cluster.toml: where the replicas listen, and which files a client needs (operations.md section 3).
+"""cluster.toml: where the replicas listen, and which files a client needs (operations.md section
+3).
 
 It holds no secrets and nothing that safety depends on: a wrong address costs availability only, as
-every
-answer is checked against the genesis.
+every answer is checked against the genesis.
 """
 
 import json

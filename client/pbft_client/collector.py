@@ -1,13 +1,11 @@
 """When a client believes an answer (OSDI'99 section 4.1; protocol.md sections 4 and 11).
 
 Sans-IO: replies go in, a decision comes out. Of any f + 1 distinct replicas at least one is honest,
-so what
-f + 1 say alike is what the honest say. Here is the only place that counts them.
+so what f + 1 say alike is what the honest say. Here is the only place that counts them.
 
 Signatures are checked last: votes are sorted by equality first, and only when enough replicas
-*claim* the
-same are their envelopes verified. A claim that fails is dropped with everything else in its
-envelope.
+*claim* the same are their envelopes verified. A claim that fails is dropped with everything else in
+its envelope.
 """
 
 from collections.abc import Iterable
@@ -18,14 +16,12 @@ from pbft.crypto.digest import results_digest
 from pbft.messages import Outcome, ReadReply, Reply
 from pbft.quorum import Thresholds
 from pbft.types import Digest, Micros, ReplicaId, SequenceNumber, View
-
 from pbft_client.envelope import Envelope, ReadEnvelope, ReplyEnvelope
 
 VOTES_PER_REPLICA = 2
 """Different answers of one replica to one request that are kept. An honest one has a reason for a
-second: a
-request of an expired session is decided anew each time it is ordered. More would be memory for
-liars."""
+second: a request of an expired session is decided anew each time it is ordered. More would be
+memory for liars."""
 
 
 class Ignored(Enum):
@@ -60,11 +56,9 @@ class ReplyCollector:
     """Collects the replies to one request.
 
     Two replies match when sequence, agreed time and results digest are equal, and both name this
-    very
-    request. The digest covers outcome, highest session and results, so these match as well; it
-    also lets
-    RESULT_FORGOTTEN, which keeps the digest, count for the result it has forgotten. The view is not
-    compared.
+    very request. The digest covers outcome, highest session and results, so these match as well; it
+    also lets RESULT_FORGOTTEN, which keeps the digest, count for the result it has forgotten. The
+    view is not compared.
     """
 
     __slots__ = (
@@ -284,9 +278,7 @@ class ReadCollector:
         """No answer of `replica` is to be expected: its stream is down."""
         self._silent.discard(replica)
 
-    def add(
-        self, reply: ReadReply, envelope: ReadEnvelope
-    ) -> ReadDecision | Ignored | None:
+    def add(self, reply: ReadReply, envelope: ReadEnvelope) -> ReadDecision | Ignored | None:
         """Counts one answer. None: counted, but that was not enough yet."""
         if reply.nonce != self._nonce or reply.query_digest != self._query_digest:
             return Ignored.OTHER_REQUEST
@@ -333,12 +325,11 @@ class ReadCollector:
 
 
 class ViewHints:
-    """Which view the cluster is in, as far as f + 1 replicas tell the same (protocol.md section
-    4).
+    """Which view the cluster is in, as far as f + 1 replicas tell the same (protocol.md section 4).
 
     A single liar can neither send the client to a primary of its choice nor keep it from learning
-    of a new
-    one. One claim is kept per replica, and it is verified only when it would change something.
+    of a new one. One claim is kept per replica, and it is verified only when it would change
+    something.
     """
 
     def __init__(self, thresholds: Thresholds) -> None:

@@ -1,7 +1,9 @@
-"""Deadlines of calls: thousands of them cost one timer, and a call that ends in time leaves no trace.
+"""Deadlines of calls: thousands of them cost one timer, and a call that ends in time leaves no
+trace.
 
-A timer per call would cost more than everything else about the call. Deadlines are rounded up to slots that
-are at most 1/64 of the timeout long, so one timeout has at most 65 slots with calls in them at any time.
+A timer per call would cost more than everything else about the call. Deadlines are rounded up to
+slots that are at most 1/64 of the timeout long, so one timeout has at most 65 slots with calls in
+them at any time.
 """
 
 import heapq

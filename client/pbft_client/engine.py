@@ -1,7 +1,8 @@
-"""Session, reads, links and futures put together: everything of the client but the operations' meaning.
+"""Session, reads, links and futures put together: everything of the client but the operations'
+meaning.
 
-One future per call, no task and no timer per call: a burst of calls made in one turn of the event loop is
-flushed together at its end, and one timer serves all deadlines.
+One future per call, no task and no timer per call: a burst of calls made in one turn of the event
+loop is flushed together at its end, and one timer serves all deadlines.
 """
 
 import asyncio
@@ -35,7 +36,6 @@ from pbft_client.errors import (
     Cancellation,
     ClientClosed,
     ClientError,
-    DefiniteFailure,
     InvalidCall,
     OutcomeUnknown,
     RequestRejected,
@@ -47,9 +47,6 @@ from pbft_client.grpc_environment import grpc
 from pbft_client.link import ReplicaLink
 from pbft_client.reads import Reads, ReadSettings, ReadSettlement
 from pbft_client.session import REQUEST_OVERHEAD_BYTES, Session, SessionSettings, Settlement
-
-FLUSH_SECONDS = 0.2
-"""Given to what was queued last, when a client closes."""
 
 Settled: TypeAlias = Settlement | ReadSettlement
 """What a call's future holds; the call's `index` tells which result is its own."""
@@ -121,11 +118,11 @@ class Engine:
         """Nothing more is sent."""
 
     async def start(self, timeout_seconds: float) -> None:
-        """Dials all replicas, and waits until a quorum is connected, or until each was tried and f + 1
-        are.
+        """Dials all replicas, and waits until a quorum is connected, or until each was tried and f
+        + 1 are.
 
-        Raises TooFewAnswers if that is not so in time, or if it never will be because too many replicas
-        refuse this client.
+        Raises TooFewAnswers if that is not so in time, or if it never will be because too many
+        replicas refuse this client.
         """
         for link in self._links:
             link.start()
@@ -182,7 +179,8 @@ class Engine:
             raise
 
     async def close(self) -> None:
-        """Ends the session with a closing request, and then the links. Calls under way end as unknown."""
+        """Ends the session with a closing request, and then the links. Calls under way end as
+        unknown."""
         if self._closed:
             return
         self._closed = True
@@ -315,7 +313,8 @@ class Engine:
                     call.future.set_result(settlement)
 
     def _give_up(self, call: PendingCall) -> bool:
-        """Nobody waits for the call any more; returns whether it may have taken effect, or may still."""
+        """Nobody waits for the call any more; returns whether it may have taken effect, or may
+        still."""
         owner, call.owner = call.owner, None
         self._deadlines.discard(call, call.slot)
         if owner is None:
@@ -382,7 +381,6 @@ class Engine:
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
-        await asyncio.gather(*(link.flush(FLUSH_SECONDS) for link in self._links))
         await asyncio.gather(*(link.close() for link in self._links))
 
 

@@ -1,7 +1,7 @@
 """A signed message as a replica sent it to this client: decoded once, verified only when it counts.
 
-A signature check costs as much as everything else about a reply together, and one envelope carries the
-replies to many requests; f + 1 of the n envelopes decide, so the rest need no check at all.
+A signature check costs as much as everything else about a reply together, and one envelope carries
+the replies to many requests; f + 1 of the n envelopes decide, so the rest need no check at all.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,8 @@ class Envelope:
         """The view the replica says it is in."""
 
     def is_authentic(self) -> bool:
-        """Whether `replica` really signed it. Checked at most once, however many replies it holds."""
+        """Whether `replica` really signed it. Checked at most once, however many replies it
+        holds."""
         if self._authentic is None:
             self._authentic = self._opener.check(self)
         return self._authentic

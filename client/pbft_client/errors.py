@@ -1,8 +1,8 @@
 """What a call can end with. Each error says whether the operation may still take effect.
 
-Two kinds must never be confused (service.md section 5): a *definite* failure, after which the operation
-has
-not taken effect and never will, and an *unknown* outcome, after which it may have, or may later.
+Two kinds must never be confused (service.md section 5): a *definite* failure, after which the
+operation has not taken effect and never will, and an *unknown* outcome, after which it may have, or
+may later.
 """
 
 import asyncio
@@ -91,8 +91,7 @@ class ServiceError(DefiniteFailure):
 
 class RequestRejected(DefiniteFailure):
     """The request was ordered, and f + 1 replicas say that it was not executed: expired, refused,
-    or its
-    number was used by another process with the same key."""
+    or its number was used by another process with the same key."""
 
 
 class ResultForgotten(ClientError):

@@ -1,10 +1,9 @@
 """Calls that wait to be sent, and when they go: the part that requests and reads have in common.
 
 The first call goes at once. Calls made while something is under way gather, and go together when
-enough of
-them wait, when the oldest has waited long enough, or when nothing is under way any more. One
-signature, one
-frame and one round of replies then serve many calls, and a lone call waits for nothing.
+enough of them wait, when the oldest has waited long enough, or when nothing is under way any more.
+One signature, one frame and one round of replies then serve many calls, and a lone call waits for
+nothing.
 """
 
 from collections import OrderedDict
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 
 from pbft.messages import Refusal
 from pbft.types import Micros, ReplicaId
-
 from pbft_client.errors import Answers
 
 _REASON_CHARACTERS = 64

@@ -17,8 +17,8 @@ _ALL_KEYS = b"\x00"
 
 
 class UnexpectedResult(ClientError):
-    """f + 1 replicas vouch for a result that the key-value store never gives: the cluster runs another
-    service. The operation was executed."""
+    """f + 1 replicas vouch for a result that the key-value store never gives: the cluster runs
+    another service. The operation was executed."""
 
     may_take_effect = True
 
@@ -78,7 +78,8 @@ def interval_of(
 ) -> tuple[bytes, bytes]:
     """(key, range_end) on the wire of one key, of an interval, or of all keys with a prefix.
 
-    Raises InvalidCall unless exactly one of `key` and `prefix` is given, and `range_end` only with `key`.
+    Raises InvalidCall unless exactly one of `key` and `prefix` is given, and `range_end` only with
+    `key`.
     """
     if prefix is None and key is not None:
         return key, b"" if range_end is None else range_end
@@ -88,7 +89,8 @@ def interval_of(
 
 
 def prefix_end(prefix: bytes) -> bytes:
-    """The first key after all keys with this prefix; "\\0", which means no end, if there is none."""
+    """The first key after all keys with this prefix; "\\0", which means no end, if there is
+    none."""
     stem = prefix.rstrip(b"\xff")
     if not stem:
         return _ALL_KEYS

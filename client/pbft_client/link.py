@@ -1,8 +1,10 @@
-"""The stream to one replica's client listener: dials, proves who we are, carries frames, dials again.
+"""The stream to one replica's client listener: dials, proves who we are, carries frames, dials
+again.
 
-One reader and one writer task per stream: gRPC ends a call when a read of it is cancelled, and what waits
-together leaves as one frame, because a frame costs about the same whatever its size (operations.md
-section 4). A link never waits for another, so a replica that hangs or floods hurts only its own.
+One reader and one writer task per stream: gRPC ends a call when a read of it is cancelled, and what
+waits together leaves as one frame, because a frame costs about the same whatever its size
+(operations.md section 4). A link never waits for another, so a replica that hangs or floods hurts
+only its own.
 """
 
 import asyncio
@@ -32,7 +34,8 @@ RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
 SETTLED_SECONDS = 5.0
 """A stream that lasted this long was a good one: the next wait is the shortest again."""
 _OPTIONS = (
-    # A frozen replica is noticed after these two together; keepalive_timeout_ms alone does not fire.
+    # A frozen replica is noticed after these two together; keepalive_timeout_ms alone does not
+    # fire.
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.http2.ping_timeout_ms", 2_000),
@@ -52,7 +55,8 @@ class LinkOwner(Protocol):
     """Whom a link tells what happens. All calls come from the event loop."""
 
     def hello(self, replica: ReplicaId, challenge: GatewayChallenge) -> bytes:
-        """The encoded item that answers the challenge. Raises Rejected if it must not be answered."""
+        """The encoded item that answers the challenge. Raises Rejected if it must not be
+        answered."""
         ...
 
     def on_up(self, replica: ReplicaId) -> None:
@@ -118,12 +122,6 @@ class ReplicaLink:
         self._dropped = self._dropped or rejected
         if self._call is not None:
             self._call.cancel()
-
-    async def flush(self, seconds: float) -> None:
-        """Waits until what was queued has left, at most so long."""
-        end = time.monotonic() + seconds
-        while self.is_up and self._queue and time.monotonic() < end:
-            await asyncio.sleep(0.005)
 
     async def close(self) -> None:
         """Ends the stream and stops dialling."""

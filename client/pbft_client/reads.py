@@ -1,11 +1,9 @@
 """Reads that are not ordered (protocol.md section 11): one question to all, one round trip.
 
 Sans-IO, like the session. A linearizable read needs q answers alike, a stale one f + 1. When a
-linearizable
-read does not get them, because replicas are at different points of the order or do not answer, its
-calls
-are handed back, and the owner orders them like writes: slower, and always right. A stale read is
-asked anew.
+linearizable read does not get them, because replicas are at different points of the order or do not
+answer, its calls are handed back, and the owner orders them like writes: slower, and always right.
+A stale read is asked anew.
 """
 
 from collections import Counter
@@ -18,7 +16,6 @@ from pbft.genesis import Genesis
 from pbft.limits import KIB
 from pbft.messages import Consistency, ReadRequest
 from pbft.types import Instant, Micros, ReplicaId
-
 from pbft_client.collector import Ignored, ReadCollector, ReadDecision
 from pbft_client.envelope import ReadEnvelope
 from pbft_client.errors import Answers
@@ -85,8 +82,7 @@ class Reads:
         settings: ReadSettings | None = None,
     ) -> None:
         """`first_nonce`: 64 random bits, so that no answer to an earlier process fits; `random`:
-        uniform in
-        [0, 1), to spread the clients' reads over the replicas."""
+        uniform in [0, 1), to spread the clients' reads over the replicas."""
         self._settings = settings or ReadSettings()
         self._thresholds = genesis.thresholds
         self._nonce = first_nonce % _NONCES
@@ -146,9 +142,7 @@ class Reads:
         self._connected.discard(replica)
         for inquiry in self._under_way.values():
             inquiry.collector.excuse(replica)
-        hopeless = [
-            nonce for nonce, inquiry in self._under_way.items() if self._is_lost(inquiry)
-        ]
+        hopeless = [nonce for nonce, inquiry in self._under_way.items() if self._is_lost(inquiry)]
         return [self._hand_back(nonce) for nonce in hopeless]
 
     def receive(self, envelope: ReadEnvelope) -> list[ReadSettlement]:
@@ -175,7 +169,9 @@ class Reads:
         """Ends what took too long: linearizable reads are handed back, stale ones wait to be asked
         anew."""
         settlements = []
-        late = [n for n, inquiry in self._under_way.items() if inquiry.deadline_us <= now.monotonic_us]
+        late = [
+            n for n, inquiry in self._under_way.items() if inquiry.deadline_us <= now.monotonic_us
+        ]
         for nonce in late:
             if self._under_way[nonce].consistency is Consistency.LINEARIZABLE:
                 settlements.append(self._hand_back(nonce))
@@ -220,9 +216,7 @@ class Reads:
             return self._thresholds.weak
         return self._thresholds.quorum
 
-    def _ask(
-        self, calls: list[Call], consistency: Consistency, now: Instant
-    ) -> list[Transmission]:
+    def _ask(self, calls: list[Call], consistency: Consistency, now: Instant) -> list[Transmission]:
         self._nonce = (self._nonce + 1) % _NONCES
         queries = tuple([call.operation for call in calls])
         collector = ReadCollector(
@@ -255,7 +249,8 @@ class Reads:
 
     @staticmethod
     def _is_lost(inquiry: Inquiry) -> bool:
-        # A stale read that failed waits for its time to pass, so that it is not asked in a tight loop.
+        # A stale read that failed waits for its time to pass, so that it is not asked in a tight
+        # loop.
         return inquiry.consistency is Consistency.LINEARIZABLE and inquiry.collector.is_hopeless
 
     def _hand_back(self, nonce: int) -> ReadSettlement:

@@ -1,18 +1,15 @@
 """A client's session: numbered, signed requests until each is decided (protocol.md section 4).
 
 Sans-IO: time and randomness are handed in, transmissions and settlements come out, so the simulator
-runs
-this very code. One loop drives it::
+runs this very code. One loop drives it::
 
     session.enqueue(call)                                  # as often as there are calls
     send(session.poll(now))                                # after any of these, and at
     tell(session.receive(envelope, now))                   # session.next_deadline_us()
 
 Exactly once: a request keeps its number and its bytes however often it is sent. It leaves only when
-f + 1
-replicas told its fate, or when all its calls were given up, their outcome reported as unknown; not
-before
-does `acknowledged` pass it.
+f + 1 replicas told its fate, or when all its calls were given up, their outcome reported as
+unknown; not before does `acknowledged` pass it.
 """
 
 from collections import Counter
@@ -26,7 +23,6 @@ from pbft.genesis import Genesis
 from pbft.limits import KIB
 from pbft.messages import Outcome, Refusal, Request, Signed, Submit
 from pbft.types import ClientKey, Instant, Micros, ReplicaId
-
 from pbft_client.collector import Decision, Ignored, ReplyCollector, ViewHints
 from pbft_client.envelope import ReplyEnvelope
 from pbft_client.errors import Answers
@@ -161,12 +157,10 @@ class Session:
         self._waiting.add(call)
 
     def close(self, call: Call) -> list[Call]:
-        """Ends the session: `call` is settled when the closing request is. No `enqueue`
-        afterwards.
+        """Ends the session: `call` is settled when the closing request is. No `enqueue` afterwards.
 
         Returns the calls that were waiting, which will never be sent. Nothing is sent if the
-        session was
-        never used; `call.carrier` then stays None after the next `poll`.
+        session was never used; `call.carrier` then stays None after the next `poll`.
         """
         dropped = self._waiting.take_all()
         if self._last_number > 0:
@@ -177,8 +171,7 @@ class Session:
         """Nobody waits for `call` any more. Returns whether its operation may still take effect.
 
         The caller must report an outcome it returned True for as unknown: when all calls of a
-        request are
-        given up, `acknowledged` may pass its number.
+        request are given up, `acknowledged` may pass its number.
         """
         submission = call.carrier
         if submission is None:
@@ -373,11 +366,7 @@ class Session:
         """Goes on in a new session if the present one is closed, or is another process's as
         well."""
         lost = (Outcome.SESSION_EXPIRED, Outcome.SESSION_CLOSED, Outcome.CONFLICT)
-        if (
-            submission.closing
-            or submission.session != self.session
-            or decision.outcome not in lost
-        ):
+        if submission.closing or submission.session != self.session or decision.outcome not in lost:
             return
         self.session = max(now.wall_us, decision.highest_session + 1, self.session + 1)
         self._last_number = 0

@@ -24,8 +24,8 @@ Result = TypeVar("Result")
 
 
 class SyncClient:
-    """A Client on an event loop of its own, in a background thread. Calls of several threads that wait
-    at the same time travel together. Arguments and errors are those of Client."""
+    """A Client on an event loop of its own, in a background thread. Calls of several threads that
+    wait at the same time travel together. Arguments and errors are those of Client."""
 
     def __init__(self) -> None:
         """Use `connect`."""

@@ -157,11 +157,12 @@ async def connect_all(
     stack: AsyncExitStack, cluster_file: Path, keys: Sequence[Path]
 ) -> list["Client"]:
     """One connected client per key; the stack closes them."""
-    from pbft_client import Client
+    from pbft_client import Client, ClientSettings
 
+    settings = ClientSettings(timeout_seconds=OPERATION_SECONDS)
     clients = []
     for key in keys:
-        client = await Client.connect(cluster_file, key=key, timeout=OPERATION_SECONDS)
+        client = await Client.connect(cluster_file, key=key, settings=settings)
         clients.append(await stack.enter_async_context(client))
     return clients
 

@@ -12,7 +12,7 @@ from pbft.cli.options import cluster_option, format_option, key_option, timeout_
 from pbft.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from pbft_client import Client
+    from pbft_client import Client, ReadConsistency
     from pbft_client.results import KeyValue
 
 CONSISTENCIES = ("linearizable", "ordered", "stale")
@@ -59,7 +59,7 @@ def put(key: str, value: str, output: str, **connection: Any) -> None:
 @click.argument("key")
 @consistency_option
 @client_options
-def get(key: str, consistency: str, output: str, **connection: Any) -> None:
+def get(key: str, consistency: "ReadConsistency", output: str, **connection: Any) -> None:
     """Print the value of KEY; an empty list if there is none."""
     found = _call(lambda client: client.get(_bytes(key), consistency=consistency), **connection)
     _print_pairs([] if found is None else [found], output)
@@ -105,7 +105,7 @@ def cas(
 @consistency_option
 @client_options
 def range_command(
-    prefix: str, limit: int, consistency: str, output: str, **connection: Any
+    prefix: str, limit: int, consistency: "ReadConsistency", output: str, **connection: Any
 ) -> None:
     """Print the keys that begin with PREFIX, in order."""
     result = _call(
@@ -125,10 +125,14 @@ def _call(
 
     import asyncio
 
-    from pbft_client import Client
+    from pbft_client import Client, ClientSettings
+
+    settings = ClientSettings(timeout_seconds=timeout_seconds)
 
     async def run() -> Result:
-        client = await Client.connect(cluster_file, key=key_file, timeout=timeout_seconds)
+        client = await Client.connect(
+            cluster_file, key=key_file, timeout=timeout_seconds, settings=settings
+        )
         async with client:
             return await operation(client)
 

@@ -117,7 +117,7 @@ async def _probe(layout: Layout, timeout_seconds: float) -> None:
         try:
             client = await Client.connect(layout.cluster_file, timeout=ATTEMPT_SECONDS)
             async with client:
-                await client.delete(PROBE_KEY)
+                await client.delete(PROBE_KEY, timeout=ATTEMPT_SECONDS)
             return
         except ClientError as error:
             if loop.time() > deadline:

@@ -31,7 +31,8 @@ def is_primary_unreachable(core: Core) -> bool:
 
 
 def _left(core: Core, peer: ReplicaId) -> bool:
-    """Whether this peer signed a view-change for a view above mine: it holds what it held before."""
+    """Whether this peer signed a view-change for a view above mine: it holds what it held
+    before."""
     change = core.view_change.received.get(peer)
     return change is not None and change.message.view > core.view
 

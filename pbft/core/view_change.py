@@ -53,7 +53,8 @@ def start(core: Core, view: View, cause: str) -> None:
 
 
 def leave_view(core: Core, view: View) -> None:
-    """Moves to `view` without being in it yet: nothing accepted or counted in earlier ones counts."""
+    """Moves to `view` without being in it yet: nothing accepted or counted in earlier ones
+    counts."""
     core.view = view
     core.mode = Mode.VIEW_CHANGING
     for slot in core.log:

@@ -41,6 +41,8 @@ LAZY_FLUSH_SECONDS = 0.05
 """Records that gate nothing are written at least this soon ..."""
 LAZY_FLUSH_BYTES = 4 * MIB
 """... or when this much of them waits."""
+STUCK_SECONDS = 5.0
+"""A transaction that takes longer makes the replica not ready."""
 RECORD_BYTES = 512
 """What a record is taken to weigh besides its body."""
 
@@ -89,6 +91,7 @@ class Outbox:
         self._gating_queued = 0
         self._gating_durable = 0
         self._writing = False
+        self._writing_since = 0.0
         self._failed = False
         self._flush_alarm: asyncio.TimerHandle | None = None
         self._settled = asyncio.Event()
@@ -97,6 +100,10 @@ class Outbox:
     def waiting_bytes(self) -> int:
         """Records and what waits for them, in bytes."""
         return self._waiting_bytes
+
+    def is_responsive(self) -> bool:
+        """Whether the disk took no longer than STUCK_SECONDS for what it is at. Any thread."""
+        return not self._writing or time.monotonic() - self._writing_since < STUCK_SECONDS
 
     def turn(self, effects: Sequence[Effect]) -> None:
         """Takes the effects of one turn; those that are only told (Event, Rejection, Halt) are the
@@ -174,11 +181,12 @@ class Outbox:
         records, size = self._records, self._record_bytes
         self._records, self._record_bytes = [], 0
         self._writing = True
-        done = partial(self._on_written, self._gating_queued, size, len(records), time.monotonic())
+        self._writing_since = time.monotonic()
+        done = partial(self._on_written, self._gating_queued, size, len(records))
         self._worker.submit(partial(self._write, records), done)
 
     def _on_written(
-        self, gating: int, size: int, records: int, began: float, error: BaseException | None
+        self, gating: int, size: int, records: int, error: BaseException | None
     ) -> None:
         self._writing = False
         if error is not None:
@@ -187,7 +195,7 @@ class Outbox:
             self._settled.set()
             self._fail("the vote log could not be written", error)
             return
-        self._on_sync(time.monotonic() - began, records)
+        self._on_sync(time.monotonic() - self._writing_since, records)
         self._gating_durable = gating
         self._waiting_bytes -= size
         # The next transaction starts before anything is released: the disk is the scarcer.

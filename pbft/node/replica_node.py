@@ -138,16 +138,16 @@ class ReplicaNode:
         )
         self._runtime.behaviour = self._behaviour
         try:
-            await self._serve(self._runtime)
+            await self._serve(self._runtime, outbox)
             await outbox.close()
         finally:
             await self._network.close()
             await log_worker.close()
             await state_worker.close()
 
-    async def _serve(self, runtime: Runtime) -> None:
+    async def _serve(self, runtime: Runtime, outbox: Outbox) -> None:
         configuration = self._configuration
-        self._board = StatusBoard(self._genesis.thresholds, self._status())
+        self._board = StatusBoard(self._genesis.thresholds, self._status(), outbox.is_responsive)
         self._metrics.watch_lag(self._board.lag_seconds)
         if self._stop_asked:
             return

@@ -1,6 +1,7 @@
 """What the admin listener tells about a replica, also while its event loop is blocked."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ class NodeStatus:
     role: str
     """`primary` or `backup`"""
     mode: str
-    """`starting`, `normal`, `view_change`, `state_transfer` or `diverged`"""
+    """`normal`, `view_changing`, `state_transfer` or `diverged`"""
     low_water_mark: int
     executed: int
     state_digest: str
@@ -46,9 +47,16 @@ class StatusBoard:
     Both sides only exchange references to immutable objects, so there is no lock.
     """
 
-    def __init__(self, thresholds: Thresholds, status: NodeStatus) -> None:
+    def __init__(
+        self,
+        thresholds: Thresholds,
+        status: NodeStatus,
+        is_disk_responsive: Callable[[], bool],
+    ) -> None:
+        """`is_disk_responsive` may be called in any thread."""
         self._thresholds = thresholds
         self._status = status
+        self._is_disk_responsive = is_disk_responsive
         self._lag_seconds = 0.0
         self._beat_at = time.monotonic()
 
@@ -80,10 +88,10 @@ class StatusBoard:
         status = self._status
         return {
             "event_loop": self.is_live(),
-            "storage": status.mode != "starting",
+            "storage": self._is_disk_responsive(),
             "peers": len(status.peers_connected) + 1 >= self._thresholds.quorum,
             "caught_up": status.mode != "state_transfer"
             and status.executed >= status.low_water_mark,
-            "view_stable": status.mode not in ("starting", "view_change"),
+            "view_stable": status.mode != "view_changing",
             "state_digest": status.mode != "diverged",
         }

@@ -7,7 +7,7 @@ from random import Random
 from pbft_client.envelope import EnvelopeOpener
 from pbft_client.gathering import Call, GatherSettings
 from pbft_client.reads import Reads, ReadSettings
-from pbft_client.session import Session, SessionSettings, Settlement
+from pbft_client.session import RequestSigner, Session, SessionSettings, Settlement
 
 from pbft.codec import decode_gateway_item, encode_client_item
 from pbft.core.settings import MILLISECOND
@@ -24,20 +24,12 @@ from pbft.messages import (
     Signed,
     Submit,
 )
+from pbft.sim.checkers.history import Cas, Put, Result
 from pbft.sim.network import Network, Place
 from pbft.sim.node import WALL_EPOCH_US
 from pbft.sim.scheduler import Scheduler
-from pbft.sim.workload import (
-    CompareAndSwap,
-    Delete,
-    Get,
-    Operation,
-    Put,
-    Visit,
-    encode_operation,
-)
-from pbft.types import Digest, Instant, Micros
-from pbft.wire import kv_pb2
+from pbft.sim.workload import Visit, Wish, decode_result, encode_action, has_changed
+from pbft.types import Instant, Micros
 
 SESSION_SETTINGS = SessionSettings(
     gather=GatherSettings(under_way=8, enough_calls=3, patience_us=2_000),
@@ -50,35 +42,29 @@ SESSION_SETTINGS = SessionSettings(
 
 READ_SETTINGS = ReadSettings(linearizable_wait_us=100 * MILLISECOND)
 
-ORDERED_ABOVE_RETRIES = 3
-
-
 @dataclass(slots=True)
 class Record:
     """One operation of an honest client, from its invocation to what became of it."""
 
-    client: int
-    operation: Operation
+    client: Place
+    wish: Wish
     invoked_us: Micros
     completed_us: Micros | None = None
     """None: it is still under way."""
-    result: kv_pb2.Result | None = None
-    """None: it has no result (yet), and may or may not have taken effect."""
-    sequence: int | None = None
-    """Where it was executed; None for a fast read."""
+    known: bool = False
+    """Whether `result` is one; else it may or may not have taken effect."""
+    result: Result = None
     position: tuple[int, int] | None = None
-    """(session, number) of the request that carried it."""
-    unknown: bool = False
-    """It ended without telling whether it took effect."""
+    """Sequence of the batch, and an index that orders the operations within it."""
 
 
-class _Operation(Call):
+class _WishCall(Call):
     """A call that remembers which record is to be filled in."""
 
     __slots__ = ("record",)
 
     def __init__(self, record: Record) -> None:
-        super().__init__(encode_operation(record.operation))
+        super().__init__(encode_action(record.wish.action))
         self.record = record
 
 
@@ -90,7 +76,7 @@ class HonestClient:
         scheduler: Scheduler,
         network: Network,
         genesis: Genesis,
-        signer: ClientSigner,
+        signer: RequestSigner,
         place: Place,
         random: Random,
         visits: list[Visit],
@@ -111,7 +97,8 @@ class HonestClient:
         self._last_seen: dict[bytes, bytes] = {}
         """Per key the value that it last read or wrote: what it compares with."""
         self._visits_left = len(visits)
-        self._open = 0
+        self.waiting = 0
+        """Operations that were asked for and are not done."""
         self._wake_us: Micros | None = None
         for visit in visits:
             scheduler.at(visit.at_us, self._visit, visit)
@@ -120,27 +107,26 @@ class HonestClient:
     @property
     def is_finished(self) -> bool:
         """Whether everything it ever wanted was done."""
-        return self._visits_left == 0 and self._open == 0
+        return self._visits_left == 0 and self.waiting == 0
 
-    def ask(self, operation: Operation) -> None:
+    def ask(self, wish: Wish) -> None:
         """Asks for one operation now."""
-        record = Record(self.place, operation, self._scheduler.now_us)
+        record = Record(self.place, wish, self._scheduler.now_us)
         self.records.append(record)
-        self._open += 1
-        call = _Operation(record)
-        if isinstance(operation, Get) and not operation.ordered:
-            self._reads.enqueue(call, Consistency.LINEARIZABLE)
+        self.waiting += 1
+        if wish.fast:
+            self._reads.enqueue(_WishCall(record), Consistency.LINEARIZABLE)
         else:
-            self._session.enqueue(call)
+            self._session.enqueue(_WishCall(record))
         self._pump()
 
     def _visit(self, visit: Visit) -> None:
         self._visits_left -= 1
-        for operation in visit.operations:
-            wanted = operation
-            if isinstance(operation, CompareAndSwap) and operation.key in self._last_seen:
-                wanted = replace(operation, expected=self._last_seen[operation.key])
-            self.ask(wanted)
+        for wish in visit.wishes:
+            action = wish.action
+            if isinstance(action, Cas) and action.key in self._last_seen:
+                action = replace(action, expect=self._last_seen[action.key])
+            self.ask(replace(wish, action=action))
 
     def _now(self) -> Instant:
         now_us = self._scheduler.now_us
@@ -183,45 +169,45 @@ class HonestClient:
         decision = settlement.decision
         self.requests_settled += 1
         for index, call in enumerate(settlement.calls):
-            assert isinstance(call, _Operation)
+            assert isinstance(call, _WishCall)
             record = call.record
-            record.sequence = decision.sequence
-            record.position = (settlement.session, settlement.number)
             if decision.outcome is Outcome.EXECUTED:
-                self._complete(record, decision.results[index])
+                self._complete(record, decision.results[index], decision.sequence)
             else:
                 # Forgotten, expired, or the number of another process: it may have happened.
-                record.unknown = True
-                self._complete(record, None)
+                record.completed_us = self._scheduler.now_us
+                self.waiting -= 1
 
     def _settle_read(
         self, calls: list[Call | None], results: tuple[bytes, ...] | None
     ) -> None:
         for index, call in enumerate(calls):
-            assert isinstance(call, _Operation)
+            assert isinstance(call, _WishCall)
             if results is None:
                 # Not answered alike or in time: ordered instead, which always works.
                 self._session.enqueue(call)
             else:
-                self._complete(call.record, results[index])
+                self._complete(call.record, results[index], None)
 
-    def _complete(self, record: Record, encoded: bytes | None) -> None:
+    def _complete(self, record: Record, encoded: bytes, sequence: int | None) -> None:
+        action = record.wish.action
         record.completed_us = self._scheduler.now_us
-        self._open -= 1
-        if encoded is None:
-            return
-        record.result = kv_pb2.Result.FromString(encoded)
-        operation = record.operation
-        if isinstance(operation, Put):
-            self._last_seen[operation.key] = operation.value
-        elif isinstance(operation, Delete):
-            self._last_seen.pop(operation.key, None)
-        elif isinstance(operation, Get):
-            pairs = record.result.response.response_range.kvs
-            if pairs:
-                self._last_seen[operation.key] = pairs[0].value
-            else:
-                self._last_seen.pop(operation.key, None)
+        record.known = True
+        self.waiting -= 1
+        record.result, revision = decode_result(action, encoded)
+        if sequence is not None and revision is not None:
+            index = 2 * revision + (not has_changed(action, record.result))
+            record.position = (sequence, index)
+        seen: bytes | None
+        match action:
+            case Put() | Cas():
+                seen = action.value if record.result is not False else None
+            case _:
+                seen = record.result if isinstance(record.result, bytes) else None
+        if seen is None:
+            self._last_seen.pop(action.key, None)
+        else:
+            self._last_seen[action.key] = seen
 
     def _pump(self) -> None:
         """Sends what is to be sent, and sees to being called again in time."""
@@ -258,7 +244,7 @@ class ByzantineClient:
         random: Random,
         crime: str,
         until_us: Micros,
-        issued: set[Digest],
+        issued: set[bytes],
     ) -> None:
         self.crime = crime
         self.acted = 0
@@ -281,7 +267,7 @@ class ByzantineClient:
             self._forge(number)
 
     def _sign(self, number: int, value: bytes) -> Signed:
-        operation = encode_operation(Put(b"byzantine", value))
+        operation = encode_action(Put(b"byzantine", value))
         signed = self._signer.sign(
             Request(self._signer.client, 1, number, 0, 0, (operation,))
         )

@@ -53,15 +53,18 @@ class Network:
         self._random = random
         self._receivers: dict[Place, Receive] = {}
         self._notices: dict[Place, Notice] = {}
+        self._places: set[Place] = set()
+        """Where anybody has ever been."""
         self._told: dict[tuple[Place, Place], bool] = {}
-        """What place a was last told about its link to b."""
+        """What place a was last told about its link to b; nothing at first."""
         self._cuts: Counter[tuple[Place, Place]] = Counter()
         """Cuts in force per direction; a direction without any is open."""
         self._hidden: Counter[tuple[Place, Place]] = Counter()
         """The part of those cuts that nobody notices."""
 
     def attach(self, place: Place, receive: Receive, notice: Notice | None = None) -> None:
-        """Puts somebody at a place. Whoever takes notices hears of every link that is up."""
+        """Puts somebody at a place. Whoever takes notices soon hears of every link it has."""
+        self._places.add(place)
         self._receivers[place] = receive
         if notice is not None:
             self._notices[place] = notice
@@ -121,7 +124,7 @@ class Network:
 
     def links_changed(self, place: Place) -> None:
         """Somebody came to this place or left it: whoever takes notices will see."""
-        for other in sorted(self._receivers.keys() | self._notices.keys()):
+        for other in sorted(self._places):
             if other != place:
                 self._link_changed(place, other)
 
@@ -136,7 +139,7 @@ class Network:
         if notice is None:
             return
         up = self._seems_up(place, peer)
-        if self._told.get((place, peer), False) != up:
+        if self._told.get((place, peer)) != up:
             self._told[place, peer] = up
             notice(peer, up)
 

@@ -3,53 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import TypeAlias
 
+from pbft.sim.checkers.history import Cas, Delete, Get, KeyAction, Put, Result
 from pbft.types import Micros
 from pbft.wire import kv_pb2
 
 BURST_MAX = 4
+FAST_READS = 0.5
+"""Share of the bursts that end with a fast read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
-    """Sets a key."""
 
-    key: bytes
-    value: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Get:
-    """Reads a key; `ordered`: through a batch, else by the fast path."""
-
-    key: bytes
-    ordered: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """Removes a key."""
-
-    key: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class CompareAndSwap:
-    """Sets a key if it has the expected value (None: if it does not exist)."""
-
-    key: bytes
-    expected: bytes | None
-    value: bytes
-
-
-Operation: TypeAlias = Put | Get | Delete | CompareAndSwap
-
-
-def encode_operation(operation: Operation) -> bytes:
+def encode_action(action: KeyAction) -> bytes:
     """The bytes that the service executes or queries."""
     request = kv_pb2.RequestOp()
-    match operation:
+    match action:
         case Put(key, value):
             request.request_put.key = key
             request.request_put.value = value
@@ -57,57 +25,96 @@ def encode_operation(operation: Operation) -> bytes:
             request.request_range.key = key
         case Delete(key):
             request.request_delete_range.key = key
-        case CompareAndSwap(key, expected, value):
+        case Cas(key, expect, value):
             compare = request.request_txn.compare.add()
             compare.key = key
             compare.result = kv_pb2.Compare.EQUAL
-            if expected is None:
+            if expect is None:
                 compare.target = kv_pb2.Compare.VERSION
                 compare.version = 0
             else:
                 compare.target = kv_pb2.Compare.VALUE
-                compare.value = expected
+                compare.value = expect
             put = request.request_txn.success.add().request_put
             put.key = key
             put.value = value
     return request.SerializeToString(deterministic=True)
 
 
+def decode_result(action: KeyAction, encoded: bytes) -> tuple[Result, int | None]:
+    """What the model calls the result, and the store's revision after the operation (None if the
+    answer leaves it out). Raises ValueError for an error result: the workload makes none."""
+    result = kv_pb2.Result.FromString(encoded)
+    if not result.HasField("response"):
+        raise ValueError(f"{action} ended with {result}")
+    response = result.response
+    match action:
+        case Put():
+            return None, response.response_put.header.revision
+        case Get():
+            found = response.response_range
+            value = found.kvs[0].value if found.kvs else None
+            return value, found.header.revision or None
+        case Delete():
+            deleted = response.response_delete_range
+            return deleted.deleted > 0, deleted.header.revision
+        case Cas():
+            return response.response_txn.succeeded, response.response_txn.header.revision
+
+
+def has_changed(action: KeyAction, result: Result) -> bool:
+    """Whether an operation with this result changed the store."""
+    return isinstance(action, Put) or (isinstance(action, Delete | Cas) and result is True)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One operation that a client will ask for; `fast`: a read that is not ordered."""
+
+    action: KeyAction
+    fast: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """Operations that a client asks for at one moment."""
+    """What a client asks for at one moment."""
 
     at_us: Micros
-    operations: tuple[Operation, ...]
+    wishes: tuple[Wish, ...]
 
 
 def draw_visits(
     random: Random, name: str, count: int, keys: int, until_us: Micros
 ) -> Iterator[Visit]:
-    """`count` operations in bursts, spread over the time until `until_us`, ascending in time."""
+    """`count` operations to be ordered (and fast reads between them), in bursts spread over the
+    time until `until_us`."""
     bursts: list[int] = []
     while sum(bursts) < count:
         bursts.append(min(random.randrange(1, BURST_MAX + 1), count - sum(bursts)))
     times = sorted(random.randrange(until_us) for _ in bursts)
     written = 0
     for at_us, burst in zip(times, bursts, strict=True):
-        operations: list[Operation] = []
+        wishes: list[Wish] = []
         for _ in range(burst):
             written += 1
-            operations.append(_draw_operation(random, f"{name}.{written}".encode(), keys))
-        yield Visit(at_us, tuple(operations))
+            wishes.append(Wish(_draw_action(random, f"{name}.{written}".encode(), keys)))
+        if random.random() < FAST_READS:
+            wishes.append(Wish(Get(_draw_key(random, keys)), fast=True))
+        yield Visit(at_us, tuple(wishes))
 
 
-def _draw_operation(random: Random, value: bytes, keys: int) -> Operation:
+def _draw_key(random: Random, keys: int) -> bytes:
+    return b"key%d" % random.randrange(keys)
+
+
+def _draw_action(random: Random, value: bytes, keys: int) -> KeyAction:
     """Every written value is written once, so that a history can be told from its values."""
-    key = b"key%d" % random.randrange(keys)
+    key = _draw_key(random, keys)
     choice = random.random()
-    if choice < 0.5:
+    if choice < 0.55:
         return Put(key, value)
-    if choice < 0.65:
-        return Get(key, ordered=True)
+    if choice < 0.7:
+        return Get(key)
     if choice < 0.8:
-        return Get(key, ordered=False)
-    if choice < 0.87:
         return Delete(key)
-    return CompareAndSwap(key, None, value)
+    return Cas(key, None, value)

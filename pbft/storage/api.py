@@ -24,8 +24,7 @@ class VoteLog(Protocol):
 
     def write(self, effects: Sequence[Persist | Truncate]) -> None:
         """Makes all of them durable, in order, in one transaction. Blocks; call it in a worker
-        thread,
-        one call at a time. Raises StorageFailed, and from then on only that."""
+        thread, one call at a time. Raises StorageFailed, and from then on only that."""
         ...
 
     def load(self) -> SavedLog:

@@ -1,8 +1,7 @@
 """A checksum over key and value on everything that goes to disk.
 
 It tells a rotten or misplaced record from the one that was written. It is no protection against
-somebody
-who can write to the disk: that is what signatures and certificates are for.
+somebody who can write to the disk: that is what signatures and certificates are for.
 """
 
 import zlib

@@ -1,10 +1,8 @@
 """A replica's data directory: made once on purpose, opened by one process at a time.
 
 Layout: `identity.json` (format, cluster, replica), `lock`, and the LMDB environments `log/` and
-`state/`.
-A directory that is not there is never made on the way: a replica that lost its votes must not vote
-as if it
-had never voted (protocol.md section 10).
+`state/`. A directory that is not there is never made on the way: a replica that lost its votes must
+not vote as if it had never voted (protocol.md section 10).
 """
 
 import fcntl
@@ -47,8 +45,7 @@ class Storage:
 
 def create(path: Path, cluster_id: Digest, replica: ReplicaId) -> None:
     """Makes an empty data directory, durably; its parents are made as needed. Raises
-    ConfigurationError if
-    something is there already or it cannot be written."""
+    ConfigurationError if something is there already or it cannot be written."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(path.iterdir()):
@@ -72,9 +69,8 @@ def open(
     path: Path, cluster_id: Digest, replica: ReplicaId, *, state_map_bytes: int = MAP_BYTES
 ) -> Storage:
     """Opens the data directory of this replica of this cluster and locks it. `state_map_bytes` is
-    the address
-    space given to the state (see lmdb_base). Raises ConfigurationError, saying what to do, and
-    StorageCorrupt."""
+    the address space given to the state (see lmdb_base). Raises ConfigurationError, saying what to
+    do, and StorageCorrupt."""
     if not path.exists():
         raise ConfigurationError(f"{path} does not exist: run pbft storage init first")
     if not path.is_dir():

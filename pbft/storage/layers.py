@@ -88,10 +88,9 @@ class DomainRecords:
     """The Records port over the layers and the durable checkpoint.
 
     Not for several threads. A scan may be continued after `put` of an existing key and after
-    `delete`; what it
-    yields is then as of that moment. After a `put` of a key that had no record, continuing it
-    raises
-    RuntimeError: whether the scan would find the new key may differ between replicas.
+    `delete`; what it yields is then as of that moment. After a `put` of a key that had no record,
+    continuing it raises RuntimeError: whether the scan would find the new key may differ between
+    replicas.
     """
 
     def __init__(self, domain: int, dirty: Dirty, fold: Callable[[], None]) -> None:
@@ -108,6 +107,8 @@ class DomainRecords:
         below = (item.layer.domains.get(self._domain) for item in reversed(sealed))
         self._below = [changes for changes in below if changes is not None]
         self._layers = [self._open, *self._below]
+        self._stored_key: bytes | None = None
+        self._stored: Latest | None = None
 
     def get(self, key: bytes) -> Latest | None:
         """See Records.get."""
@@ -115,11 +116,18 @@ class DomainRecords:
             found = changes.latest.get(key, UNTOUCHED)
             if found is not UNTOUCHED:
                 return found
-        return self._view.latest(self._domain, key)
+        return self._latest_stored(key)
+
+    def _latest_stored(self, key: bytes) -> Latest | None:
+        """The highest version in the durable checkpoint. The last answer is remembered: to replace
+        a record takes several looks at it."""
+        if key != self._stored_key:
+            self._stored = self._view.latest(self._domain, key)
+            self._stored_key = key
+        return self._stored
 
     def put(self, key: bytes, version: int, value: bytes) -> None:
-        """See Records.put. Raises ValueError for a record that cannot be stored
-        (`is_storable`)."""
+        """See Records.put. Raises ValueError for a record that cannot be stored (`is_storable`)."""
         if not is_storable(self._domain, key, version):
             raise ValueError(f"a key of {len(key)} bytes and version {version} is not storable")
         current = self.get(key)
@@ -153,8 +161,7 @@ class DomainRecords:
         self._mark(key, version, old)
 
     def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int, bytes]]:
-        """See Records.scan, and the class on changes meanwhile. Valid until the next
-        checkpoint."""
+        """See Records.scan, and the class on changes meanwhile. Valid until the next checkpoint."""
         births = self._births
         changed = heapq.merge(*(changes.keys.between(start, end) for changes in self._layers))
         stored = self._view.scan(self._domain, start, end)
@@ -181,7 +188,10 @@ class DomainRecords:
             versions = changes.versions.get(key)
             if versions is not None and version in versions:
                 return versions[version]
-        return self._view.value(self._domain, key, version)
+        stored = self._latest_stored(key)
+        if stored is None or stored[0] < version:
+            return None
+        return stored[1] if stored[0] == version else self._view.value(self._domain, key, version)
 
     def _older(self, key: bytes, version: int) -> Latest | None:
         """The highest version below `version`."""

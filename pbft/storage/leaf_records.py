@@ -12,8 +12,7 @@ _HEAD = struct.Struct(">QQ")
 
 
 def is_well_formed(leaf: Leaf) -> bool:
-    """Whether a leaf has the form that honest ones have: a sum if and only if there are
-    records."""
+    """Whether a leaf has the form that honest ones have: a sum if and only if there are records."""
     if leaf.count == 0:
         return leaf == EMPTY_LEAF
     in_range = 0 < leaf.count < 1 << 64 and 0 <= leaf.size < 1 << 64

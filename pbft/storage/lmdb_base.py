@@ -1,10 +1,8 @@
 """The state at its durable checkpoint in an LMDB environment (protocol.md section 10).
 
 Three tables: records, leaves (one per bucket that ever had a record) and the checkpoint, changed
-together in
-one durable transaction. A read transaction is a snapshot: it costs nothing to open and holds back
-only the
-reuse of the pages that were replaced since.
+together in one durable transaction. A read transaction is a snapshot: it costs nothing to open and
+holds back only the reuse of the pages that were replaced since.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,9 +27,8 @@ from pbft.storage.ordered import OrderedView, encode_key
 
 MAP_BYTES = 1 << 40
 """Address space, not disk: the file grows as it is written. A map cannot be enlarged under open
-read
-transactions, so it is made larger than any state to come; where address space is rationed, pass
-less."""
+read transactions, so it is made larger than any state to come; where address space is rationed,
+pass less."""
 READERS_MAX = 512
 SORTED_CHANGES = 2_048
 """Changes sorted and written together: sorting holds the GIL for about a millisecond."""
@@ -44,8 +41,7 @@ class LmdbBase:
 
     def __init__(self, path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) -> None:
         """Opens the environment in the directory `path`; `create` makes a new one. Raises
-        lmdb.Error, and
-        StorageCorrupt for an unreadable checkpoint."""
+        lmdb.Error, and StorageCorrupt for an unreadable checkpoint."""
         self._failure: str | None = None
         self._environment = lmdb.open(
             str(path),

@@ -1,8 +1,7 @@
 """Keys and values of the vote log as bytes.
 
-Keys: a letter for the kind, then big-endian sequence and view, so that the order of the keys is
-the order of
-the slots and truncation is a range.
+Keys: a letter for the kind, then big-endian sequence and view, so that the order of the keys is the
+order of the slots and truncation is a range.
 """
 
 import struct

@@ -115,8 +115,7 @@ class MemoryBase:
     """A StateBase for small states: a change copies the map.
 
     A change is durable when `apply` returns, so the simulator calls it when the virtual sync
-    completes; a crash
-    before that is a plan that never runs.
+    completes; a crash before that is a plan that never runs.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,7 @@
 """Records in the order of their keys: the encoding, and every read that rests on it.
 
 A record's key is domain || escaped key || 00 00 || complement of the version. It sorts by domain,
-then key, then
-version from the highest down, so that the highest version of a key is one seek away.
+then key, then version from the highest down, so that the highest version of a key is one seek away.
 """
 
 from abc import ABC, abstractmethod
@@ -28,9 +27,8 @@ _USER_KEY_BYTES_MAX = KEY_BYTES_MAX - 1 - _TAIL_BYTES
 
 
 def is_storable(domain: int, key: bytes, version: int) -> bool:
-    """Whether such a record can exist: domain and version in range, and len(key) plus its number
-    of zero
-    bytes at most 500."""
+    """Whether such a record can exist: domain and version in range, and len(key) plus its number of
+    zero bytes at most 500."""
     return (
         0 <= domain <= DOMAIN_MAX
         and 0 <= version <= UINT64_MAX

@@ -2,10 +2,8 @@
 interval.
 
 When a checkpoint becomes stable its layers are merged in one durable transaction, which is the new
-durable
-checkpoint. Memory and pauses grow with the changes since, never with the state; a restart loads
-nothing but
-the leaves of the digest (protocol.md sections 6 and 10).
+durable checkpoint. Memory and pauses grow with the changes since, never with the state; a restart
+loads nothing but the leaves of the digest (protocol.md sections 6 and 10).
 """
 
 from collections.abc import Sequence
@@ -51,16 +49,13 @@ class LayeredState:
     """The State port of one replica, and what the runtime needs for its Merge and Install effects.
 
     Not for several threads; only a plan's `run` may be called in another one. The runtime does one
-    plan at a
-    time: `begin_`, `run`, `finish_`, then the next effect.
+    plan at a time: `begin_`, `run`, `finish_`, then the next effect.
     """
 
     def __init__(self, base: StateBase, buckets: int, salt: int) -> None:
         """The state at the durable checkpoint of `base`; `buckets` (a power of two) and `salt` are
-        the genesis's.
-        Raises StorageCorrupt if its leaves do not hash to the digest it was stored with. Whether
-        the
-        certificate is one is for the caller to verify."""
+        the genesis's. Raises StorageCorrupt if its leaves do not hash to the digest it was stored
+        with. Whether the certificate is one is for the caller to verify."""
         self._base = base
         self._buckets = buckets
         self._salt = salt
@@ -68,6 +63,7 @@ class LayeredState:
         self._domains: dict[int, DomainRecords] = {}
         self._stage: Stage | None = None
         self._plan: MergePlan | InstallPlan | None = None
+        self._pinned: set[PinnedCheckpoint] = set()
         self._retired: list[dict[bytes, Any]] = []
         """Of layers that were merged: emptied little by little, as freeing them takes time."""
         base.refresh()
@@ -114,15 +110,10 @@ class LayeredState:
         """See State.durable_digest."""
         return self._base.view.checkpoint.digest
 
-    @property
-    def durable_checkpoint(self) -> DurableCheckpoint:
-        """The durable checkpoint with digest and certificate, for recovery to verify."""
-        return self._base.view.checkpoint
-
     def fold(self) -> None:
         """Accounts for the records changed since the last call: each is hashed once, however often
-        it changed.
-        Happens by itself at a bounded number of them; the runtime may call it when idle."""
+        it changed. Happens by itself at a bounded number of them; the runtime may call it when
+        idle."""
         for (domain, key, version), old in self._dirty.items():
             new = self._open.domains[domain].versions[key].get(version)
             self._sums.replace(domain, key, version, old, new)
@@ -155,9 +146,11 @@ class LayeredState:
 
     def pin(self) -> PinnedCheckpoint:
         """See State.pin. The newest durable checkpoint: possibly that of a merge whose
-        `finish_merge` is yet to
-        come."""
-        return PinnedCheckpoint(self._base.open_view(), self._buckets, self._salt)
+        `finish_merge` is yet to come."""
+        view = self._base.open_view()
+        pinned = PinnedCheckpoint(view, self._buckets, self._salt, self._pinned.discard)
+        self._pinned.add(pinned)
+        return pinned
 
     def stage(self, leaves: Sequence[Leaf], digest: Digest) -> bytes | None:
         """See State.stage. A stage begun before is dropped."""
@@ -165,8 +158,8 @@ class LayeredState:
             return None
         if state_digest(leaves) != digest:
             return None
-        self._drop_stage()
-        self._stage = Stage(tuple(leaves), digest, self._base.open_view(), self._salt)
+        own = self._base.view.leaves(self._buckets)
+        self._stage = Stage(tuple(leaves), digest, own, self._salt)
         return to_bitmap(self._stage.wanted, self._buckets)
 
     def stage_records(self, records: Sequence[StateRecord], buckets: bytes) -> bool:
@@ -183,17 +176,14 @@ class LayeredState:
             self._stage.drop(index)
         return to_bitmap(wrong, self._buckets)
 
-    def _drop_stage(self) -> None:
-        if self._stage is not None:
-            self._stage.view.close()
-            self._stage = None
-
     # For the runtime.
 
     def begin_merge(self, effect: Merge) -> MergePlan:
         """Chooses the layers up to the effect's checkpoint, which was sealed here with the same
-        digest."""
+        digest. A stage is dropped: the core merges during no transfer, so it is one that was given
+        up."""
         assert self._plan is None
+        self._stage = None
         layers = [item for item in self._sealed if item.sequence <= effect.sequence]
         assert layers and layers[-1].sequence == effect.sequence
         assert layers[-1].digest == effect.digest
@@ -214,8 +204,7 @@ class LayeredState:
 
     def begin_install(self, effect: Install) -> InstallPlan:
         """Prepares to replace the state by the stage, of which every bucket is verified. Until
-        `finish_install`
-        nothing may be executed."""
+        `finish_install` nothing may be executed."""
         assert self._plan is None
         assert self._stage is not None and self._stage.digest == effect.digest
         assert not self._stage.wrong(self._stage.wanted)
@@ -227,11 +216,12 @@ class LayeredState:
         run."""
         assert self._plan is plan
         self._plan = None
-        self._drop_stage()
+        self._stage = None
         self._base.refresh()
         self._begin(plan.stage.leaves)
         assert self.digest == plan.effect.digest
 
     def close(self) -> None:
-        """Releases a stage that is open; the base is its owner's to close."""
-        self._drop_stage()
+        """Releases what is still pinned, so that the base can be closed."""
+        for pinned in list(self._pinned):
+            pinned.release()

@@ -1,6 +1,6 @@
 """Both ends of a state transfer (protocol.md section 9): a pinned checkpoint and a stage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pbft.core.effects import Install
 from pbft.crypto.lthash import add, bucket_of, record_hash, sum_to_bytes
@@ -13,19 +13,25 @@ from pbft.types import Digest
 
 CHUNK_SCAN_RECORDS = 2_048
 """Records looked at for one chunk: a chunk of a thinly spread request may be empty, and its cursor
-says that
-there is more. Also the most that one chunk carries, which bounds what its receiver does at once."""
+says that there is more. Also the most that one chunk carries, which bounds what its receiver does
+at once."""
 RECORD_OVERHEAD_BYTES = 32
-"""Counted for each record besides its key and value, so that a chunk of tiny records is
-bounded."""
+"""Counted for each record besides its key and value, so that a chunk of tiny records is bounded."""
 
 
 class PinnedCheckpoint:
     """The Snapshot port: a durable checkpoint in a view of its own."""
 
-    def __init__(self, view: BaseView, buckets: int, salt: int) -> None:
-        """Takes over the view."""
+    def __init__(
+        self,
+        view: BaseView,
+        buckets: int,
+        salt: int,
+        on_release: Callable[["PinnedCheckpoint"], None],
+    ) -> None:
+        """Takes over the view; `on_release` is called with this object at each release."""
         self._view = view
+        self._on_release = on_release
         self._buckets = buckets
         self._salt = salt
         self.sequence = view.checkpoint.sequence
@@ -54,6 +60,7 @@ class PinnedCheckpoint:
     def release(self) -> None:
         """See Snapshot.release; idempotent."""
         self._view.close()
+        self._on_release(self)
 
 
 class _StagedBucket:
@@ -71,13 +78,14 @@ class Stage:
     """Records received for a state whose leaves are certified. What it holds is bounded by the
     leaves."""
 
-    def __init__(self, leaves: Sequence[Leaf], digest: Digest, view: BaseView, salt: int) -> None:
-        """`leaves` hash to `digest`; takes over `view`, the own durable state now."""
+    def __init__(
+        self, leaves: Sequence[Leaf], digest: Digest, own: Sequence[Leaf], salt: int
+    ) -> None:
+        """`leaves` hash to `digest`; `own` are those of the own durable state, which does not move
+        before the stage is installed or dropped."""
         self.leaves = leaves
         self.digest = digest
-        self.view = view
         self._salt = salt
-        own = view.leaves(len(leaves))
         self.wanted = frozenset(index for index, leaf in enumerate(leaves) if leaf != own[index])
         self._buckets = {index: _StagedBucket() for index in self.wanted}
 
@@ -138,17 +146,13 @@ class InstallPlan:
     def run(self) -> None:
         """One durable transaction; blocks, in a worker thread. Raises StorageFailed or
         StorageCorrupt."""
+        effect = self.effect
         view = self._base.open_view()
         try:
-            own = view.leaves(len(self.stage.leaves))
-            leaves = {
-                index: leaf for index, leaf in enumerate(self.stage.leaves) if leaf != own[index]
-            }
-            effect = self.effect
             self._base.apply(
                 BaseChange(
-                    batches=self._batches(view, self._contents(frozenset(leaves))),
-                    leaves=leaves,
+                    batches=self._batches(view),
+                    leaves={index: self.stage.leaves[index] for index in self.stage.wanted},
                     checkpoint=DurableCheckpoint(
                         effect.sequence, effect.digest, effect.certificate
                     ),
@@ -157,39 +161,16 @@ class InstallPlan:
         finally:
             view.close()
 
-    def _contents(self, replaced: frozenset[int]) -> dict[int, dict[tuple[int, bytes, int], bytes]]:
-        """The records of each bucket to be replaced.
+    def _batches(self, view: BaseView) -> Iterator[Iterator[Change]]:
+        yield self._removals(view)
+        for index in sorted(self.stage.wanted):
+            yield ((*name, value) for name, value in self.stage.records(index).items())
 
-        A merge that ended after the transfer began may have changed a bucket that was already as
-        the leaf
-        wants it: its records are still in the view that the stage kept.
-        """
+    def _removals(self, view: BaseView) -> Iterator[Change]:
+        """The records of the replaced buckets that the stage does not have."""
         stage = self.stage
-        contents = {index: stage.records(index) for index in replaced & stage.wanted}
-        carried = replaced - stage.wanted
-        if carried:
-            contents.update((index, {}) for index in carried)
-            for _, record in stage.view.records(b""):
-                index = self._bucket_of(record)
-                if index in carried:
-                    contents[index][record.domain, record.key, record.version] = record.value
-        return contents
-
-    def _batches(
-        self, view: BaseView, contents: dict[int, dict[tuple[int, bytes, int], bytes]]
-    ) -> Iterator[Iterator[Change]]:
-        yield self._removals(view, contents)
-        for records in contents.values():
-            yield ((*name, value) for name, value in records.items())
-
-    def _removals(
-        self, view: BaseView, contents: dict[int, dict[tuple[int, bytes, int], bytes]]
-    ) -> Iterator[Change]:
         for _, record in view.records(b""):
-            records = contents.get(self._bucket_of(record))
+            index = bucket_of(record.domain, record.key, self._salt, len(stage.leaves))
             name = record.domain, record.key, record.version
-            if records is not None and name not in records:
+            if index in stage.wanted and name not in stage.records(index):
                 yield (*name, None)
-
-    def _bucket_of(self, record: StateRecord) -> int:
-        return bucket_of(record.domain, record.key, self._salt, len(self.stage.leaves))

@@ -48,8 +48,7 @@ class LmdbVoteLog:
 
     def write(self, effects: Sequence[Persist | Truncate]) -> None:
         """See VoteLog.write. A failed commit or sync leaves the disk in a state that nobody knows,
-        so the log
-        refuses everything after it."""
+        so the log refuses everything after it."""
         if self._failure is not None:
             raise StorageFailed(self._failure)
         try:

@@ -1,0 +1,51 @@
+"""`pbft start`: one replica in this process, until SIGTERM."""
+
+from pathlib import Path
+
+import click
+
+from pbft.cli.output import say
+from pbft.cli.storage import configuration_option
+
+
+@click.command()
+@configuration_option
+@click.option(
+    "--allow-fault-injection",
+    is_flag=True,
+    help="Let this replica be told to misbehave. Never in production.",
+)
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,...]",
+    help="Misbehave from the start, e.g. wrong-reply; needs --allow-fault-injection.",
+)
+@click.option("--data", type=click.Path(), help="The data directory, in place of the file's.")
+@click.option("--pipeline-depth", type=click.IntRange(min=1), help="In place of the file's.")
+def start(
+    configuration_file: Path,
+    allow_fault_injection: bool,
+    faults: tuple[str, ...],
+    data: str | None,
+    pipeline_depth: int | None,
+) -> None:
+    """Run one replica. A flag wins over its PBFT_* variable, and that over the file."""
+    flags: dict[str, str] = {}
+    if allow_fault_injection:
+        flags["allow_fault_injection"] = "true"
+    if faults:
+        flags["faults"] = " ".join(faults)
+    if data is not None:
+        flags["data"] = data
+    if pipeline_depth is not None:
+        flags["pipeline_depth"] = str(pipeline_depth)
+
+    from pbft.node.config import load_configuration
+    from pbft.node.replica_node import run_replica
+
+    configuration = load_configuration(configuration_file, flags)
+    if configuration.faults:
+        say(f"replica {configuration.replica} will misbehave: {', '.join(configuration.faults)}")
+    run_replica(configuration)

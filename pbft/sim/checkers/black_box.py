@@ -1,0 +1,211 @@
+"""The black-box check: is there an order that explains what the clients saw?
+
+Wing and Gong's search ("Testing and verifying concurrent objects", 1993) with Lowe's memoisation
+("Testing for linearizability", 2017), for each key alone: a history is linearizable if it is for
+each object (Herlihy and Wing, 1990). The search is exact, and exponential in the worst case; four
+rules, each with its argument below, keep it near linear for histories of a key-value store.
+
+1. An operation that changed nothing (a read, a failed cas) and fits the value is placed at once: in
+   any order that goes on from here it can be moved to the front.
+2. A value that is still to be read, and that nothing can write again, is not overwritten.
+3. An operation of unknown outcome is placed only where something notices it: if the next one has
+   the same result and leaves the same value without it, the order without it is just as good.
+4. What failed with some operations of unknown outcome spent fails with more of them spent.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from pbft.errors import PbftError
+from pbft.sim.checkers.history import (
+    Cas,
+    Delete,
+    Get,
+    KeyAction,
+    Operation,
+    Outcome,
+    Put,
+    Range,
+    Value,
+    Violation,
+    apply,
+    is_read,
+)
+
+CHECK = "black box"
+STEPS_MAX = 5_000_000
+NEVER = float("inf")
+
+
+class CheckUndecided(PbftError):
+    """The search gave up: neither verdict is known. Less concurrency or fewer keys would help."""
+
+
+def check_black_box(history: Iterable[Operation], steps_max: int = STEPS_MAX) -> Violation | None:
+    """The first violation that the clients could see, None if the history is linearizable.
+
+    A range counts as a read of each key in it; that the keys were read at one instant is for the
+    witness check. Raises CheckUndecided after `steps_max` placements on one key.
+    """
+    for key, operations in sorted(_by_key(list(history)).items()):
+        if (violation := _Search(key, operations, steps_max).run()) is not None:
+            return violation
+    return None
+
+
+def _by_key(history: list[Operation]) -> dict[bytes, list[Operation]]:
+    """What constrains or may change each key: no failed operations, no reads without an answer."""
+    by_key: dict[bytes, list[Operation]] = defaultdict(list)
+    ranges = []
+    for operation in history:
+        action = operation.action
+        if operation.outcome is Outcome.FAILED:
+            continue
+        if is_read(action) and operation.outcome is Outcome.UNKNOWN:
+            continue
+        if isinstance(action, Range):
+            ranges.append(operation)
+        else:
+            by_key[action.key].append(operation)
+    for operation in ranges:
+        for key, value in _range_reads(operation, by_key):
+            by_key[key].append(replace(operation, action=Get(key), result=value))
+    return by_key
+
+
+def _range_reads(operation: Operation, known: Iterable[bytes]) -> Iterator[tuple[bytes, Value]]:
+    """What a range says about each key that it covers."""
+    assert isinstance(operation.action, Range) and isinstance(operation.result, tuple)
+    found = dict(operation.result)
+    absent = [key for key in known if operation.action.covers(key) and key not in found]
+    yield from found.items()
+    for key in absent:
+        yield key, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One operation as the search needs it."""
+
+    operation: Operation
+    action: KeyAction
+    is_passive: bool
+    """Its result says that it changed nothing."""
+    needs: tuple[Value, ...]
+    """The one value before it that its result allows; empty if there is no single one."""
+    writes: tuple[Value, ...]
+    """The value after it; empty if it changes nothing."""
+    rank: float = 0
+    """The search tries lower ranks first. A guess that only costs time if wrong."""
+
+    @classmethod
+    def of(cls, operation: Operation) -> "_Step":
+        action, result = operation.action, operation.result
+        is_known = operation.outcome is Outcome.OK
+        match action:
+            case Put():
+                return cls(operation, action, False, (), (action.value,))
+            case Get():
+                assert result is None or isinstance(result, bytes)
+                return cls(operation, action, True, (result,), ())
+            case Delete():
+                is_passive = is_known and result is False
+                needs = (None,) if is_passive else ()
+                return cls(operation, action, is_passive, needs, () if is_passive else (None,))
+            case Cas():
+                is_passive = is_known and result is False
+                needs = (action.expect,) if is_known and not is_passive else ()
+                writes = () if is_passive else (action.value,)
+                return cls(operation, action, is_passive, needs, writes)
+            case Range():
+                raise AssertionError("a range is taken apart before")
+
+    def after(self, value: Value) -> tuple[bool, Value]:
+        """Whether the operation fits this value, and the value after it."""
+        new_value, result = apply(self.action, value)
+        if self.operation.outcome is Outcome.UNKNOWN:
+            return True, new_value
+        return result == self.operation.result, new_value
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A configuration of the search: what is placed, and what it has led to."""
+
+    low: int
+    """All required steps below are placed."""
+    mask: int
+    """Bit i: required step low + i is placed."""
+    spent: int
+    """Bit i: optional step i is placed."""
+    value: Value
+    unnoticed: tuple[Value, ...]
+    """The value before the last step, if that is an optional one that nothing has noticed yet."""
+    placed: list[_Step]
+    """The steps that led here from the frame below."""
+    options: Iterator[tuple[_Step, int, bool]]
+    """Steps to try next, with their index and whether they are required."""
+
+
+class _Search:
+    """The search for an order of the operations on one key."""
+
+    def __init__(self, key: bytes, operations: list[Operation], steps_max: int) -> None:
+        self._key = key
+        self._steps_left = steps_max
+        steps = [_Step.of(operation) for operation in operations]
+        steps.sort(key=lambda step: (step.operation.invoked_us, step.operation.completed_us))
+        self._to_read = Counter(value for step in steps for value in step.needs)
+        self._to_write = Counter(value for step in steps for value in step.writes)
+        steps = self._rank(steps)
+        self._required = [step for step in steps if step.operation.outcome is Outcome.OK]
+        self._optional = [step for step in steps if step.operation.outcome is Outcome.UNKNOWN]
+        # For each (low, mask, value) the sets of spent steps that were tried and not contained in
+        # one another.
+        self._tried: dict[tuple[int, int, Value], list[int]] = {}
+        self._best: tuple[int, int, int, Value] = (-1, 0, 0, None)
+
+    def run(self) -> Violation | None:
+        """The violation of this key, None if an order was found. Raises CheckUndecided."""
+        for step in self._required:
+            for value in step.needs:
+                if value is not None and not self._could_see(step, value):
+                    text = "nobody has written this value, or only after it was seen"
+                    return Violation(CHECK, step.operation, text)
+        start = self._enter(0, 0, 0, None, (), [])
+        stack = [start] if start is not None else []
+        while stack:
+            frame = stack[-1]
+            if frame.low == len(self._required):
+                return None
+            option = next(frame.options, None)
+            if option is None:
+                self._undo(stack.pop().placed)
+            elif (child := self._place(frame, *option)) is not None:
+                stack.append(child)
+        return self._explain()
+
+    def _rank(self, steps: list[_Step]) -> list[_Step]:
+        """A write comes before those whose value is still read later."""
+        last_read: dict[Value, float] = {}
+        for step in steps:
+            for value in step.needs:
+                last_read[value] = max(last_read.get(value, 0), step.operation.invoked_us)
+        return [
+            replace(
+                step,
+                rank=max(
+                    step.operation.invoked_us,
+                    *(last_read.get(value, 0) for value in step.writes),
+                    0,
+                ),
+            )
+            for step in steps
+        ]
+
+    def _could_see(self, step: _Step, value: Value) -> bool:
+        return any(
+            value in other.writes and other.operation.invoked_us <= step.operation.completed_us
+            for other in (*self._required, *self._optional)
+        )
