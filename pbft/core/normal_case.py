@@ -193,7 +193,7 @@ def check_vote(core: Core, vote: Vote, signer: ReplicaId) -> Reason | None:
     verifying."""
     if vote.view < core.view:
         return Reason.VIEW_STALE
-    if vote.sequence <= min(core.low_water_mark, core.executed):
+    if vote.sequence <= max(min(core.low_water_mark, core.executed), core.log_floor):
         return Reason.SEQUENCE_LOW
     if vote.sequence > core.high_water_mark + core.genesis.constants.window:
         return Reason.SEQUENCE_HIGH
@@ -331,7 +331,7 @@ def decide(core: Core, slot: Slot, certificate: CommitCertificate) -> None:
 
 def check_committed(core: Core, sequence: SequenceNumber) -> Reason | None:
     """Whether a commit certificate for n could be of use."""
-    if sequence <= core.executed:
+    if sequence <= max(core.executed, core.log_floor):
         return Reason.SEQUENCE_LOW
     if sequence > core.high_water_mark + core.genesis.constants.window:
         return Reason.SEQUENCE_HIGH

@@ -65,7 +65,7 @@ def _restore_view(core: Core, saved: SavedLog) -> None:
 
 
 def _restore_slots(core: Core, saved: SavedLog) -> None:
-    kept = core.low_water_mark - core.genesis.constants.checkpoint_interval
+    kept = core.log_floor
     for record in saved.decided:
         if record.sequence > kept:
             slot = core.log.slot(record.sequence)

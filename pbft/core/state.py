@@ -238,6 +238,11 @@ class Core:
         return self.stable.sequence + self.genesis.constants.window
 
     @property
+    def log_floor(self) -> SequenceNumber:
+        """h - K: slots at or below it are gone; only a state transfer leads past them."""
+        return self.stable.sequence - self.genesis.constants.checkpoint_interval
+
+    @property
     def primary(self) -> ReplicaId:
         """p = v mod n"""
         return self.thresholds.primary_of(self.view)

@@ -40,8 +40,11 @@ class Behaviour(Protocol):
 
     name: str
     """Its name in the registry."""
-    acted: int
-    """How many times it changed something that left."""
+
+    @property
+    def acted(self) -> int:
+        """How many times it changed something that left."""
+        ...
 
     def rewrite(self, effects: list[Effect], now: Instant) -> list[Effect]:
         """The effects to perform instead of these. Called after every step, and with an empty list

@@ -29,7 +29,7 @@ class Silent(Rewriter):
 
     def rewrite(self, effects: list[Effect], now: Instant) -> list[Effect]:
         """Keeps only what stays within the replica."""
-        kept = [effect for effect in effects if not isinstance(effect, LEAVING)]
+        kept: list[Effect] = [effect for effect in effects if not isinstance(effect, LEAVING)]
         self.acted += len(kept) != len(effects)
         return kept
 

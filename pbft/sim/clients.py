@@ -4,11 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from pbft_client.envelope import EnvelopeOpener
-from pbft_client.gathering import Call, GatherSettings
-from pbft_client.reads import Reads, ReadSettings
-from pbft_client.session import RequestSigner, Session, SessionSettings, Settlement
-
 from pbft.codec import decode_gateway_item, encode_client_item
 from pbft.core.settings import MILLISECOND
 from pbft.crypto.signing import ClientSigner
@@ -30,6 +25,10 @@ from pbft.sim.node import WALL_EPOCH_US
 from pbft.sim.scheduler import Scheduler
 from pbft.sim.workload import Visit, Wish, decode_result, encode_action, has_changed
 from pbft.types import Instant, Micros
+from pbft_client.envelope import EnvelopeOpener
+from pbft_client.gathering import Call, GatherSettings
+from pbft_client.reads import Reads, ReadSettings
+from pbft_client.session import RequestSigner, Session, SessionSettings, Settlement
 
 SESSION_SETTINGS = SessionSettings(
     gather=GatherSettings(under_way=8, enough_calls=3, patience_us=2_000),
@@ -38,7 +37,7 @@ SESSION_SETTINGS = SessionSettings(
     retransmission_cap_us=800 * MILLISECOND,
     full_results_wait_us=20 * MILLISECOND,
 )
-"""One operation per request, so that a run has many requests; retransmission as fast as its timers."""
+"""One operation per request, so that a run has many; retransmission is as fast as the timers."""
 
 READ_SETTINGS = ReadSettings(linearizable_wait_us=100 * MILLISECOND)
 
@@ -159,11 +158,12 @@ class HonestClient:
     def _on_signed(self, origin: Place, signed: Signed) -> None:
         envelope = self._opener.open(origin, signed)
         if isinstance(envelope.message, Replies):
-            for settled in self._session.receive(envelope, self._now()):  # type: ignore[arg-type]
+            for settled in self._session.receive(envelope, self._now()):
                 self._settle(settled)
         elif isinstance(envelope.message, ReadReplies):
-            for read in self._reads.receive(envelope):  # type: ignore[arg-type]
-                self._settle_read(read.calls, read.decision and read.decision.results)
+            for read in self._reads.receive(envelope):
+                results = None if read.decision is None else read.decision.results
+                self._settle_read(read.calls, results)
 
     def _settle(self, settlement: Settlement) -> None:
         decision = settlement.decision

@@ -1,4 +1,4 @@
-"""A disk with a dirty and a synced plane, and the outbox that waits for it (protocol.md section 10).
+"""A disk with a dirty and a synced plane, and the outbox that waits for it (protocol.md 10).
 
 What leaves a replica waits for every Persist that came earlier, in its step or in an earlier one. A
 crash loses whatever was not synced: votes that did not leave, and nothing else.

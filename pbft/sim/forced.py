@@ -1,7 +1,7 @@
 """Clusters that the genesis refuses, to show why it does: fewer than four replicas, other quorums.
 
-Only the simulator can make them. With n = 3 and f = 1 there is no right quorum: q = 3 stops when one
-replica is silent, and q = n - f = 2, the only live choice, lets one traitor break agreement.
+Only the simulator can make them. With n = 3 and f = 1 there is no right quorum: q = 3 stops when
+one replica is silent, and q = n - f = 2, the only live choice, lets one traitor break agreement.
 """
 
 from dataclasses import dataclass, field

@@ -21,3 +21,7 @@ def _operation(record: Record, now_us: int) -> checked.Operation:
         result=record.result,
         position=record.position,
     )
+
+
+def check_history(world: World) -> None:
+    history_of(world)

@@ -122,6 +122,14 @@ class Watch:
                 self._on_event(replica, effect)
             elif isinstance(effect, Install):
                 self._executed[replica] = effect.sequence
+        if self._executed[replica] not in self.decided and self._has_executed(effects):
+            raise Violation("I2", f"replica {replica} executed what nobody decided")
+
+    @staticmethod
+    def _has_executed(effects: list[Effect]) -> bool:
+        return any(
+            isinstance(effect, Event) and effect.name is EventName.EXECUTED for effect in effects
+        )
 
     def _on_record(self, replica: ReplicaId, persist: Persist) -> None:
         record = persist.record
@@ -179,8 +187,6 @@ class Watch:
                 raise Violation(
                     "I2", f"replica {replica} executed {event.sequence}, {expected} was next"
                 )
-            if event.sequence not in self.decided:
-                raise Violation("I2", f"replica {replica} executed {event.sequence}, undecided")
             self._executed[replica] = event.sequence
         elif name is EventName.EVIDENCE:
             self.counters.evidence += 1

@@ -313,11 +313,9 @@ class Node:
 
     def _begin_job(self) -> None:
         job, state = self._jobs[0], self.state
-        plan: MergePlan | InstallPlan
-        if isinstance(job, Merge):
-            plan = state.begin_merge(job)
-        else:
-            plan = state.begin_install(job)
+        plan: MergePlan | InstallPlan = (
+            state.begin_merge(job) if isinstance(job, Merge) else state.begin_install(job)
+        )
         delay_us = int(self.world.speed.merge_us * (1 + self._random.random()))
         self.world.scheduler.after(delay_us, self._on_job_done, self.starts, plan)
 

@@ -97,27 +97,23 @@ def run_scenario(
     """One run of a scenario, both phases and the final checks. Never raises Violation: the outcome
     names the invariant."""
     trace = Trace(write_line)
-    world = None
     invariant, detail = None, ""
+    world = World(scenario, trace, real_signatures=real_signatures)
     try:
-        world = World(scenario, trace, real_signatures=real_signatures)
+        world.start()
         world.scheduler.run_until(scenario.faults_end_us)
         settle(world)
         check_history(world)
-        requests = sum(client.requests_settled for client in world.clients)
-        if scenario.forced is None and requests < min(REQUESTS_MIN, scenario.clients * scenario.requests_per_client):
-            raise Violation("I13", f"only {requests} requests were executed")
+        if world.requests_settled < min(REQUESTS_MIN, scenario.requests):
+            raise Violation("I13", f"only {world.requests_settled} requests were executed")
     except Violation as violation:
         invariant, detail = violation.invariant, violation.detail
-        trace.note(world.scheduler.now_us if world else 0, f"VIOLATION {violation}")
-    if world is None:
-        return Outcome(scenario.seed, scenario.replicas, 0, 0, {}, Counters(), trace.digest,
-                       invariant, detail)
+        trace.note(world.scheduler.now_us, f"VIOLATION {violation}")
     return Outcome(
         scenario.seed,
         scenario.replicas,
         world.scheduler.events,
-        sum(client.requests_settled for client in world.clients),
+        world.requests_settled,
         dict(world.behaviours()),
         world.counters,
         trace.digest,

@@ -97,8 +97,15 @@ class Scenario:
     """After all is settled every honest replica loses power at once and must come back equal."""
     quiet_timeouts: int = 3
     """For how many request timeouts the settled cluster is watched."""
+    cut_short: bool = False
+    """Only for showing something: no second phase."""
     forced: Thresholds | None = None
     """Other thresholds than those for this many replicas: only for showing what they are for."""
+
+    @property
+    def requests(self) -> int:
+        """How many requests the honest clients make at the least."""
+        return self.clients * self.requests_per_client
 
 
 def draw_scenario(

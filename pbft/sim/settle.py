@@ -57,14 +57,14 @@ def progress_bound_us(world: World) -> Micros:
     that is waiting may need a batch of its own.
     """
     thresholds = world.genesis.thresholds
-    timeouts = [
-        node.replica.core.timeout_us for node in world.honest if node.replica is not None
-    ]
     scenario = world.scenario
-    timeout_us = max(timeouts, default=scenario.timers.request_timeout_us)
+    timeout_us = scenario.timers.request_timeout_us
+    for node in world.honest:
+        if node.replica is not None:
+            timeout_us = max(timeout_us, node.replica.core.timeout_us)
     delay_us = 2 * CALM.delay_us + 2 * scenario.speed.sync_us
     waiting = sum(client.waiting for client in world.clients)
-    views_us = sum(2**i * timeout_us for i in range(thresholds.faulty + 1))
+    views_us = sum((1 << i) * timeout_us for i in range(thresholds.faulty + 1))
     merges_us = 4 * scenario.speed.merge_us
     batches_us = 6 * (thresholds.weak + waiting) * delay_us
     return views_us + batches_us + merges_us + RETRANSMISSION_US + HEALING_US

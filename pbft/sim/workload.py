@@ -45,7 +45,7 @@ def decode_result(action: KeyAction, encoded: bytes) -> tuple[Result, int | None
     """What the model calls the result, and the store's revision after the operation (None if the
     answer leaves it out). Raises ValueError for an error result: the workload makes none."""
     result = kv_pb2.Result.FromString(encoded)
-    if not result.HasField("response"):
+    if result.HasField("error"):
         raise ValueError(f"{action} ended with {result}")
     response = result.response
     match action:

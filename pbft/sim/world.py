@@ -75,6 +75,9 @@ class World:
         self.nodes = self._make_nodes()
         self.clients = self._make_clients()
         self.byzantine_clients = self._make_byzantine_clients()
+
+    def start(self) -> None:
+        """Schedules what will go wrong and starts every replica."""
         self._schedule_faults()
         for node in self.nodes:
             node.start()
@@ -236,6 +239,11 @@ class World:
     def honest(self) -> list[Node]:
         """The replicas that nothing corrupts."""
         return [node for node in self.nodes if node.is_honest]
+
+    @property
+    def requests_settled(self) -> int:
+        """Requests of honest clients whose fate f + 1 replicas told."""
+        return sum(client.requests_settled for client in self.clients)
 
     def behaviours(self) -> Counter[str]:
         """How often each behaviour acted, by name."""

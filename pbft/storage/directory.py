@@ -8,12 +8,14 @@ not vote as if it had never voted (protocol.md section 10).
 import fcntl
 import json
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import lmdb
 
 from pbft.errors import ConfigurationError
+from pbft.storage.api import StorageCorrupt
 from pbft.storage.lmdb_base import MAP_BYTES, LmdbBase
 from pbft.storage.vote_log import LmdbVoteLog
 from pbft.types import Digest, ReplicaId
@@ -76,19 +78,19 @@ def open(
     if not path.is_dir():
         raise ConfigurationError(f"{path} is not a directory")
     _check_identity(path, cluster_id, replica)
-    lock = _take_lock(path)
-    try:
-        log = LmdbVoteLog(path / _LOG)
+    with ExitStack() as opened:
+        lock = _take_lock(path)
+        opened.callback(os.close, lock)
         try:
-            return Storage(log, LmdbBase(path / _STATE, map_bytes=state_map_bytes), lock)
-        except BaseException:
-            log.close()
-            raise
-    except BaseException as error:
-        os.close(lock)
-        if isinstance(error, lmdb.Error):
+            log = LmdbVoteLog(path / _LOG)
+            opened.callback(log.close)
+            base = LmdbBase(path / _STATE, map_bytes=state_map_bytes)
+        except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
+            raise StorageCorrupt(f"{path} holds a damaged file: {error}") from error
+        except lmdb.Error as error:
             raise ConfigurationError(f"{path} cannot be opened: {error}") from error
-        raise
+        opened.pop_all()
+        return Storage(log, base, lock)
 
 
 def _write_identity(path: Path, cluster_id: Digest, replica: ReplicaId) -> None:

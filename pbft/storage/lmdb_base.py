@@ -51,10 +51,14 @@ class LmdbBase:
             max_dbs=3,
             max_readers=READERS_MAX,
         )
-        self._records = self._environment.open_db(b"records", create=create)
-        self._leaves = self._environment.open_db(b"leaves", create=create)
-        self._checkpoint = self._environment.open_db(b"checkpoint", create=create)
-        self._view = self.open_view()
+        try:
+            self._records = self._environment.open_db(b"records", create=create)
+            self._leaves = self._environment.open_db(b"leaves", create=create)
+            self._checkpoint = self._environment.open_db(_CHECKPOINT, create=create)
+            self._view = self.open_view()
+        except BaseException:
+            self._environment.close()
+            raise
 
     @property
     def view(self) -> "LmdbView":

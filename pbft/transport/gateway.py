@@ -130,12 +130,17 @@ class Gateway:
 
     async def _admit(self, context: Context) -> ClientKey:
         """The handshake. Raises Rejected, or EOFError if the stream ended before the Hello."""
-        if len(self._streams) >= self._limits.streams:
-            raise Rejected(Reason.RATE_LIMIT, "too many streams")
         nonce = make_nonce(self._key)
         challenge = encode_gateway_item(GatewayChallenge(nonce, self._genesis.cluster_id))
+        self._require_room()
         frame = await self._door.first_frame(context, encode_gateway_frame([challenge]))
+        # Others may have come in meanwhile.
+        self._require_room()
         return self._identify(frame, nonce)
+
+    def _require_room(self) -> None:
+        if len(self._streams) >= self._limits.streams:
+            raise Rejected(Reason.RATE_LIMIT, "too many streams")
 
     def _identify(self, frame: bytes, nonce: bytes) -> ClientKey:
         items = decode_client_frame(frame)

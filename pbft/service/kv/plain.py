@@ -42,6 +42,8 @@ def plain_range(pairs: Records, request: kv_pb2.RangeRequest, revision: int) -> 
     """The encoded result with `revision` in its header (0: no header)."""
     result = kv_pb2.Result()
     response = result.response.response_range
+    # An answer about nothing must still say that it is the answer to a range.
+    response.SetInParent()
     if revision:
         response.header.revision = revision
     record = pairs.get(request.key)

@@ -79,6 +79,7 @@ class KeyValueStore:
                 return plain_range(self._pairs, request.request_range, 0)
             transaction = Transaction(self._pairs, self._revision(), self._limits)
             result = kv_pb2.Result()
+            result.response.response_range.SetInParent()
             self._run_range(transaction, request.request_range, result.response.response_range)
             if request.request_range.with_revision:
                 result.response.response_range.header.revision = transaction.revision

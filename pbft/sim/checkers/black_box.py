@@ -96,7 +96,7 @@ class _Step:
     """The one value before it that its result allows; empty if there is no single one."""
     writes: tuple[Value, ...]
     """The value after it; empty if it changes nothing."""
-    rank: float = 0
+    rank: int = 0
     """The search tries lower ranks first. A guess that only costs time if wrong."""
 
     @classmethod
@@ -168,13 +168,11 @@ class _Search:
 
     def run(self) -> Violation | None:
         """The violation of this key, None if an order was found. Raises CheckUndecided."""
-        for step in self._required:
-            for value in step.needs:
-                if value is not None and not self._could_see(step, value):
-                    text = "nobody has written this value, or only after it was seen"
-                    return Violation(CHECK, step.operation, text)
+        if (violation := self._seen_before_written()) is not None:
+            return violation
         start = self._enter(0, 0, 0, None, (), [])
-        stack = [start] if start is not None else []
+        assert start is not None, "nothing was tried before"
+        stack = [start]
         while stack:
             frame = stack[-1]
             if frame.low == len(self._required):
@@ -186,9 +184,136 @@ class _Search:
                 stack.append(child)
         return self._explain()
 
+    def _seen_before_written(self) -> Violation | None:
+        """The commonest violation, found without a search and easier to read."""
+        written: dict[Value, float] = {None: -NEVER}
+        for step in (*self._required, *self._optional):
+            for value in step.writes:
+                written[value] = min(written.get(value, NEVER), step.operation.invoked_us)
+        for step in self._required:
+            for value in step.needs:
+                if written.get(value, NEVER) > step.operation.completed_us:
+                    text = f"{value!r} is seen, but nobody had begun to write it"
+                    return Violation(CHECK, step.operation, text)
+        return None
+
+    def _place(self, frame: _Frame, step: _Step, index: int, is_required: bool) -> _Frame | None:
+        """The configuration after one more step; None if it leads nowhere."""
+        self._steps_left -= 1
+        if self._steps_left < 0:
+            raise CheckUndecided(f"the search for an order on key {self._key!r} was given up")
+        fits, value = step.after(frame.value)
+        if not fits:
+            return None
+        if not is_required and value == frame.value:
+            return None  # Rule 3: it leaves no trace at all.
+        if frame.unnoticed and step.after(frame.unnoticed[0]) == (True, value):
+            return None  # Rule 3.
+        self._count(step, -1)
+        if (
+            value != frame.value
+            and self._to_read[frame.value] > 0
+            and self._to_write[frame.value] == 0
+        ):
+            self._count(step, 1)
+            return None  # Rule 2.
+        if is_required:
+            mask = frame.mask | 1 << (index - frame.low)
+            return self._enter(frame.low, mask, frame.spent, value, (), [step])
+        spent = frame.spent | 1 << index
+        return self._enter(frame.low, frame.mask, spent, value, (frame.value,), [step])
+
+    def _enter(
+        self,
+        low: int,
+        mask: int,
+        spent: int,
+        value: Value,
+        unnoticed: tuple[Value, ...],
+        placed: list[_Step],
+    ) -> _Frame | None:
+        """Places what rule 1 allows and finds the options; None if it was tried before."""
+        while True:
+            low, mask, options, deadline, passive = self._candidates(low, mask, value)
+            if not passive:
+                break
+            unnoticed = ()
+            for step, index in passive:
+                mask |= 1 << (index - low)
+                placed.append(step)
+                self._count(step, -1)
+        tried = self._tried.setdefault((low, mask, value), [])
+        if any(other & ~spent == 0 for other in tried):
+            self._undo(placed)
+            return None  # Rule 4.
+        tried[:] = [other for other in tried if spent & ~other]
+        tried.append(spent)
+        count = low + mask.bit_count()
+        if count > self._best[0]:
+            self._best = count, low, mask, value
+        options.sort(key=lambda option: option[0].rank)
+        for index, step in enumerate(self._optional):
+            if step.operation.invoked_us > deadline:
+                break
+            if not spent >> index & 1:
+                options.append((step, index, False))
+        return _Frame(low, mask, spent, value, unnoticed, placed, iter(options))
+
+    def _candidates(
+        self, low: int, mask: int, value: Value
+    ) -> tuple[int, int, list[tuple[_Step, int, bool]], float, list[tuple[_Step, int]]]:
+        """The required steps that may come next: invoked before any other that is not placed has
+        completed. Returns the shifted mask, the active ones, the earliest completion, and the
+        passive ones that fit the value."""
+        shift = _trailing_ones(mask)
+        low, mask = low + shift, mask >> shift
+        deadline = NEVER
+        active: list[tuple[_Step, int, bool]] = []
+        passive: list[tuple[_Step, int]] = []
+        index, rest = low, mask
+        while index < len(self._required):
+            if skip := _trailing_ones(rest):
+                index, rest = index + skip, rest >> skip
+                continue
+            step = self._required[index]
+            if step.operation.invoked_us > deadline:
+                break
+            if step.is_passive and step.after(value)[0]:
+                passive.append((step, index))
+            else:
+                deadline = min(deadline, step.operation.completed_us)
+                if not step.is_passive:
+                    active.append((step, index, True))
+            index, rest = index + 1, rest >> 1
+        return low, mask, active, deadline, passive
+
+    def _count(self, step: _Step, difference: int) -> None:
+        for value in step.needs:
+            self._to_read[value] += difference
+        for value in step.writes:
+            self._to_write[value] += difference
+
+    def _undo(self, placed: list[_Step]) -> None:
+        for step in placed:
+            self._count(step, 1)
+
+    def _explain(self) -> Violation:
+        count, low, mask, value = self._best
+        waiting = [
+            step.operation
+            for index, step in enumerate(self._required)
+            if index >= low and not mask >> (index - low) & 1
+        ]
+        blocked = min(waiting, key=lambda operation: operation.completed_us)
+        text = (
+            f"no order explains it: the best one found places {count} of {len(self._required)} "
+            f"operations on {self._key!r}, has the value {value!r} then and cannot go on"
+        )
+        return Violation(CHECK, blocked, text)
+
     def _rank(self, steps: list[_Step]) -> list[_Step]:
         """A write comes before those whose value is still read later."""
-        last_read: dict[Value, float] = {}
+        last_read: dict[Value, int] = {}
         for step in steps:
             for value in step.needs:
                 last_read[value] = max(last_read.get(value, 0), step.operation.invoked_us)
@@ -196,16 +321,14 @@ class _Search:
             replace(
                 step,
                 rank=max(
-                    step.operation.invoked_us,
-                    *(last_read.get(value, 0) for value in step.writes),
-                    0,
-                ),
+                    step.operation.invoked_us, *(last_read.get(value, 0) for value in step.writes)
+                )
+                if step.writes
+                else step.operation.invoked_us,
             )
             for step in steps
         ]
 
-    def _could_see(self, step: _Step, value: Value) -> bool:
-        return any(
-            value in other.writes and other.operation.invoked_us <= step.operation.completed_us
-            for other in (*self._required, *self._optional)
-        )
+
+def _trailing_ones(mask: int) -> int:
+    return (~mask & (mask + 1)).bit_length() - 1

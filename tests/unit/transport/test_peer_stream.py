@@ -53,22 +53,19 @@ def test_items_arrive_in_order_and_share_frames() -> None:
 
 def test_dialler_comes_back_after_the_acceptor_did() -> None:
     async def scenario() -> None:
-        here, first, second = Sink(), Sink(), Sink()
-        async with acceptor(first) as (_, port):
-            async with dialler(here, port) as link:
-                await until(lambda: INBOUND_UP in first.links)
-                await asyncio.sleep(0)
-                async with asyncio.timeout(5):
-                    async with acceptor(second, port=0):
-                        pass
-                assert here.links == [(1, Direction.OUTBOUND, True)]
-                link.send(b"before")
-                await until(lambda: first.items == [(0, b"before")])
-        async with dialler(here, port) as link:
-            await asyncio.sleep(0.3)
+        here, before, after = Sink(), Sink(), Sink()
+        async with acceptor(before) as (_, port):
+            link_context = dialler(here, port)
+            link = await link_context.__aenter__()
+            await until(lambda: INBOUND_UP in before.links)
+        try:
+            await until(lambda: here.links[-1:] == [(1, Direction.OUTBOUND, False)])
             link.send(b"while it was away")
-            async with acceptor(second, port=port):
-                await until(lambda: second.items == [(0, b"while it was away")])
+            async with acceptor(after, port=port):
+                await until(lambda: after.items == [(0, b"while it was away")])
+                assert [up for _, _, up in here.links] == [True, False, True]
+        finally:
+            await link_context.__aexit__(None, None, None)
 
     asyncio.run(scenario())
 
@@ -106,9 +103,7 @@ def test_nudge_shortens_the_wait() -> None:
         (1, GENESIS, Reason.UNKNOWN_SENDER),  # the acceptor's own identity
     ],
 )
-def test_wrong_hello_is_refused_and_counted(
-    replica: int, genesis: object, reason: Reason
-) -> None:
+def test_wrong_hello_is_refused_and_counted(replica: int, genesis: object, reason: Reason) -> None:
     async def scenario() -> None:
         sink = Sink()
         async with acceptor(sink) as (_, port):

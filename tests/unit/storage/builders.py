@@ -1,0 +1,148 @@
+"""What the storage tests have in common: small records, and bases of both kinds."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pbft.core.effects import (
+    AcceptedRecord,
+    DecidedRecord,
+    Install,
+    Merge,
+    NewViewRecord,
+    PreparedRecord,
+    StableRecord,
+    ViewChangeRecord,
+)
+from pbft.crypto.lthash import MerkleTree, add, bucket_of, leaf_hash, record_hash
+from pbft.messages import Kind, PreparedProof, Signed
+from pbft.storage.api import StateBase, VoteLog
+from pbft.storage.lmdb_base import LmdbBase
+from pbft.storage.memory import MemoryBase, MemoryLog
+from pbft.storage.state import LayeredState
+from pbft.storage.vote_log import LmdbVoteLog
+from pbft.types import Digest
+
+BUCKETS = 16
+SALT = 7
+MAP_BYTES = 1 << 26
+
+
+def digest_of(text: str) -> Digest:
+    """Some digest."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def signed(kind: Kind, replica: int, text: str) -> Signed:
+    """Some envelope; storage does not look into it."""
+    return Signed(kind, replica, text.encode(), hashlib.sha512(text.encode()).digest())
+
+
+def accepted(view: int, sequence: int, batch: bytes = b"batch") -> AcceptedRecord:
+    """An accepted pre-prepare; its digest depends on the body."""
+    pre_prepare = signed(Kind.PRE_PREPARE, 0, f"{view} {sequence}")
+    digest = hashlib.sha256(batch).digest()
+    return AcceptedRecord(view, sequence, digest, pre_prepare, batch)
+
+
+def prepared(view: int, sequence: int) -> PreparedRecord:
+    """A prepared certificate."""
+    prepares = tuple(signed(Kind.PREPARE, i, f"{view} {sequence} {i}") for i in (1, 2))
+    proof = PreparedProof(signed(Kind.PRE_PREPARE, 0, f"{view} {sequence}"), prepares)
+    return PreparedRecord(view, sequence, digest_of("prepared"), proof)
+
+
+def decided(sequence: int, batch: bytes = b"batch") -> DecidedRecord:
+    """A commit certificate."""
+    commits = tuple(signed(Kind.COMMIT, i, f"{sequence} {i}") for i in (0, 1, 2))
+    return DecidedRecord(sequence, hashlib.sha256(batch).digest(), commits, batch)
+
+
+def view_change(view: int) -> ViewChangeRecord:
+    """A view-change."""
+    return ViewChangeRecord(view, signed(Kind.VIEW_CHANGE, 1, f"view-change {view}"))
+
+
+def new_view(view: int) -> NewViewRecord:
+    """A new-view."""
+    return NewViewRecord(view, signed(Kind.NEW_VIEW, 1, f"new-view {view}"))
+
+
+def certificate(sequence: int) -> tuple[Signed, ...]:
+    """Something in the place of q signed checkpoints."""
+    return tuple(signed(Kind.CHECKPOINT, i, f"checkpoint {sequence} {i}") for i in (0, 1, 2))
+
+
+def stable(sequence: int) -> StableRecord:
+    """A stable checkpoint."""
+    return StableRecord(sequence, digest_of(f"stable {sequence}"), certificate(sequence))
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A place that outlives the objects on it: what is opened twice holds the same."""
+
+    directory: Path | None
+    """None: in memory."""
+    memory_log: MemoryLog
+    memory_base: MemoryBase
+
+    @classmethod
+    def make(cls, directory: Path | None) -> "Disk":
+        """An empty disk."""
+        if directory is not None:
+            for name in ("log", "state"):
+                (directory / name).mkdir(parents=True)
+            LmdbVoteLog(directory / "log", create=True).close()
+            LmdbBase(directory / "state", create=True, map_bytes=MAP_BYTES).close()
+        return cls(directory, MemoryLog(), MemoryBase())
+
+    def open_log(self) -> VoteLog:
+        """The vote log as a starting replica finds it."""
+        if self.directory is None:
+            return self.memory_log
+        return LmdbVoteLog(self.directory / "log")
+
+    def open_base(self) -> StateBase:
+        """The durable state as a starting replica finds it."""
+        if self.directory is None:
+            return self.memory_base
+        return LmdbBase(self.directory / "state", map_bytes=MAP_BYTES)
+
+
+def new_state(base: StateBase) -> LayeredState:
+    """A state with few buckets, so that each has several records."""
+    return LayeredState(base, BUCKETS, SALT)
+
+
+def merge(state: LayeredState, sequence: int) -> None:
+    """Seals and makes durable."""
+    digest = state.seal(sequence)
+    merge_sealed(state, sequence, digest)
+
+
+def merge_sealed(state: LayeredState, sequence: int, digest: Digest) -> None:
+    """Makes a sealed checkpoint durable."""
+    plan = state.begin_merge(Merge(sequence, digest, certificate(sequence)))
+    plan.run()
+    state.finish_merge(plan)
+
+
+def install(state: LayeredState, sequence: int, digest: Digest) -> None:
+    """Installs the stage."""
+    plan = state.begin_install(Install(sequence, digest, certificate(sequence)))
+    plan.run()
+    state.finish_install(plan)
+
+
+def digest_from_scratch(records: Iterable[tuple[int, bytes, int, bytes]]) -> Digest:
+    """The state digest by its definition, for (domain, key, version, value)."""
+    leaves = [(0, 0, 0)] * BUCKETS
+    for domain, key, version, value in records:
+        index = bucket_of(domain, key, SALT, BUCKETS)
+        count, size, total = leaves[index]
+        total = add(total, record_hash(domain, key, version, value))
+        leaves[index] = count + 1, size + len(key) + len(value), total
+    hashes = (leaf_hash(index, *leaf) for index, leaf in enumerate(leaves))
+    return MerkleTree(hashes).root()

@@ -1,0 +1,100 @@
+"""The small pieces under the streams: queue, budget, switches of the environment."""
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pbft.transport import fault_budget
+from pbft.transport.api import FRAME_BYTES
+from pbft.transport.fault_budget import FaultBudget
+from pbft.transport.grpc_environment import SWITCHES
+from pbft.transport.send_queue import SendQueue
+
+
+def test_queue_drops_the_oldest_and_counts_them() -> None:
+    async def scenario() -> None:
+        queue = SendQueue(limit_bytes=10)
+        assert [queue.push(bytes(4)) for _ in range(2)] == [0, 0]
+        assert queue.push(b"1234567") == 2
+        assert queue.waiting_bytes == 7
+        assert await queue.next_frame() == [b"1234567"]
+        assert queue.waiting_bytes == 0
+
+    asyncio.run(scenario())
+
+
+def test_queue_takes_one_item_beyond_its_limit_only_when_empty() -> None:
+    queue = SendQueue(limit_bytes=10)
+    assert queue.offer(bytes(100))
+    assert not queue.offer(b"x")
+    assert queue.waiting_bytes == 100
+    assert queue.push(b"x") == 1
+    assert queue.waiting_bytes == 1
+
+
+def test_frames_gather_up_to_their_size() -> None:
+    async def scenario() -> None:
+        queue = SendQueue(limit_bytes=100 * FRAME_BYTES)
+        large = bytes(2 * FRAME_BYTES)
+        half = bytes(FRAME_BYTES // 2)
+        for item in (half, half, half, large, b"a"):
+            queue.push(item)
+        assert await queue.next_frame() == [half, half]
+        assert await queue.next_frame() == [half]
+        assert await queue.next_frame() == [large]
+        assert await queue.next_frame() == [b"a"]
+
+    asyncio.run(scenario())
+
+
+def test_writer_waits_for_something_and_loses_nothing_when_cancelled() -> None:
+    async def scenario() -> None:
+        queue = SendQueue(limit_bytes=100)
+        waiting = asyncio.create_task(queue.next_frame())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        queue.push(b"x")
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert await queue.next_frame() == [b"x"]
+
+    asyncio.run(scenario())
+
+
+def test_budget_is_spent_and_refilled(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(fault_budget.time, "monotonic", lambda: now[0])
+    budget = FaultBudget(burst=3, per_second=2)
+    assert [budget.spend() for _ in range(5)] == [True, True, True, False, False]
+    now[0] += 0.5
+    assert [budget.spend() for _ in range(2)] == [True, False]
+    now[0] += 1_000
+    assert [budget.spend() for _ in range(4)] == [True, True, True, False]
+
+
+def test_the_switches_are_set_before_grpc_is_imported() -> None:
+    program = (
+        "import os, sys\n"
+        "import pbft.transport\n"
+        "assert 'grpc' not in sys.modules\n"
+        "import pbft.transport.listener\n"
+        "assert 'grpc' in sys.modules\n"
+        "print(os.environ['GRPC_EXPERIMENTS'], os.environ['GRPC_ENABLE_FORK_SUPPORT'])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in SWITCHES}
+    printed = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.split() == [SWITCHES["GRPC_EXPERIMENTS"], "0"]
+
+
+def test_a_switch_that_the_user_set_stays() -> None:
+    program = "import os, pbft.transport; print(os.environ['GRPC_EXPERIMENTS'])"
+    environment = {**os.environ, "GRPC_EXPERIMENTS": "mine"}
+    printed = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "mine"

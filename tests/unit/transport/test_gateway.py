@@ -1,0 +1,270 @@
+"""Streams of clients: admission, answers, bounds."""
+
+import asyncio
+import os
+from dataclasses import dataclass
+
+import pytest
+
+from pbft.codec import (
+    decode_gateway_frame,
+    encode_client_frame,
+    encode_client_item,
+    encode_gateway_item,
+)
+from pbft.crypto.keys import KeyPair
+from pbft.errors import Reason
+from pbft.genesis import Genesis
+from pbft.limits import MIB
+from pbft.messages import Consistency, ReadRequest, Refusal
+from pbft.transport.api import ClientLimits
+from pbft.transport.handshake import is_nonce_of
+from tests.unit.transport.support import (
+    CLIENT_KEYS,
+    GENESIS,
+    OTHER_GENESIS,
+    STRANGER,
+    Sink,
+    client_hello,
+    end_of,
+    gateway,
+    raw_stream,
+    until,
+)
+
+import grpc  # isort: skip
+import grpc.aio  # isort: skip
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # isort: skip
+
+ALICE, BOB = CLIENT_KEYS[:2]
+READ = encode_client_item(ReadRequest(7, (b"query",), Consistency.STALE, True))
+
+
+def refusal(number: int, padding: int = 0) -> bytes:
+    return encode_gateway_item(Refusal(1, number, "x" * padding))
+
+
+def test_items_go_in_and_answers_come_out() -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        async with gateway(sink) as (listener, port), raw_stream(port, "Gateway") as call:
+            challenge = await client_hello(call, ALICE)
+            assert challenge.cluster_id == GENESIS.cluster_id
+            assert is_nonce_of(challenge.nonce, GENESIS.replicas[1])
+            await call.write(encode_client_frame([READ, READ]))
+            await until(lambda: len(sink.client_items) == 2)
+            assert {(client, item) for _, client, item in sink.client_items} == {
+                (ALICE.public, READ)
+            }
+            listener.answer(ALICE.public, refusal(1))
+            listener.answer(ALICE.public, refusal(2))
+            listener.answer(BOB.public, refusal(3))
+            assert decode_gateway_frame(await call.read()) == [refusal(1), refusal(2)]
+        assert sink.gone == [0]
+        assert not sink.rejections
+
+    asyncio.run(scenario())
+
+
+def test_every_stream_of_a_key_gets_its_answers_within_a_bound() -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        limits = ClientLimits(streams_per_client=2)
+        async with (
+            gateway(sink, limits) as (listener, port),
+            raw_stream(port, "Gateway") as one,
+            raw_stream(port, "Gateway") as two,
+            raw_stream(port, "Gateway") as three,
+            raw_stream(port, "Gateway") as other,
+        ):
+            await client_hello(one, ALICE)
+            await client_hello(two, ALICE)
+            await until(lambda: listener.streams == 2)
+            await client_hello(three, ALICE)
+            assert await end_of(three) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await client_hello(other, BOB)
+            await until(lambda: listener.streams == 3)
+            listener.answer(ALICE.public, refusal(1))
+            assert await one.read() == await two.read()
+
+    asyncio.run(scenario())
+
+
+def test_streams_are_bounded_in_total() -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        async with gateway(sink, ClientLimits(streams=1)) as (listener, port):
+            async with raw_stream(port, "Gateway") as one, raw_stream(port, "Gateway") as two:
+                await client_hello(one, ALICE)
+                await until(lambda: listener.streams == 1)
+                # Its handshake had begun before the only place was taken.
+                await client_hello(two, BOB)
+                assert await end_of(two) is grpc.StatusCode.RESOURCE_EXHAUSTED
+                async with raw_stream(port, "Gateway") as three:
+                    assert await end_of(three) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await until(lambda: listener.streams == 0)
+            async with raw_stream(port, "Gateway") as call:
+                await client_hello(call, BOB)
+                await until(lambda: listener.streams == 1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("key", "genesis", "reason"),
+    [
+        (STRANGER, GENESIS, Reason.CLIENT_UNAUTHORIZED),
+        (ALICE, OTHER_GENESIS, Reason.BAD_SIGNATURE),
+    ],
+)
+def test_wrong_hello_is_refused_and_counted(key: KeyPair, genesis: Genesis, reason: Reason) -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        async with gateway(sink) as (listener, port), raw_stream(port, "Gateway") as call:
+            await client_hello(call, key, genesis)
+            assert await end_of(call) is grpc.StatusCode.UNAUTHENTICATED
+            assert sink.rejections == [("hello", reason, None)]
+            assert listener.streams == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("first", [b"", b"\xff" * 50, encode_client_frame([READ])])
+def test_anything_else_before_the_hello_is_refused(first: bytes) -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        async with gateway(sink) as (_, port), raw_stream(port, "Gateway") as call:
+            await call.read()
+            await call.write(first)
+            assert await end_of(call) is grpc.StatusCode.INVALID_ARGUMENT
+            assert sink.rejections == [("hello", Reason.MALFORMED, None)]
+
+    asyncio.run(scenario())
+
+
+def test_bad_frames_are_counted_and_other_clients_are_served() -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        good = encode_client_frame([READ])
+        async with gateway(sink) as (_, port):
+            async with raw_stream(port, "Gateway") as call:
+                await client_hello(call, ALICE)
+                flipped = bytes([good[0] ^ 0x08]) + good[1:]
+                for frame in (b"", os.urandom(64), flipped, good[:-1], bytes(17 * MIB), good):
+                    await call.write(frame)
+                await until(lambda: len(sink.client_items) == 1)
+            assert [reason for _, reason, _ in sink.rejections] == (
+                [Reason.MALFORMED] * 4 + [Reason.OVERSIZE]
+            )
+            async with raw_stream(port, "Gateway") as call:
+                await client_hello(call, ALICE)
+                await call.write(bytes(64 * MIB))
+                assert await end_of(call) is not grpc.StatusCode.OK
+            async with raw_stream(port, "Gateway") as call:
+                await client_hello(call, BOB)
+                await call.write(good)
+                await until(lambda: len(sink.client_items) == 2)
+
+    asyncio.run(scenario())
+
+
+def test_client_that_uses_up_its_faults_is_closed() -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        limits = ClientLimits(faults_burst=3, faults_per_second=0.01)
+        async with gateway(sink, limits) as (listener, port):
+            async with raw_stream(port, "Gateway") as call:
+                await client_hello(call, ALICE)
+                for _ in range(3):
+                    await call.write(b"")
+                await until(lambda: sink.count(Reason.MALFORMED) == 3)
+                assert not listener.on_fault(0)
+                assert await end_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await until(lambda: sink.gone == [0])
+            assert not listener.on_fault(0), "a stream that is gone has no budget"
+
+    asyncio.run(scenario())
+
+
+def test_client_that_does_not_read_is_dropped() -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        answer = refusal(1, padding=256 * 1024)
+        limits = ClientLimits(queue_bytes=MIB)
+        async with (
+            gateway(sink, limits) as (listener, port),
+            raw_stream(port, "Gateway") as slow,
+            raw_stream(port, "Gateway") as fast,
+        ):
+            await client_hello(slow, ALICE)
+            await client_hello(fast, BOB)
+            await until(lambda: listener.streams == 2)
+            sent = 0
+            while listener.streams == 2 and sent < 400:  # 100 MiB, far beyond what may wait
+                listener.answer(ALICE.public, answer)
+                sent += 1
+                await asyncio.sleep(0.001)
+            assert sent < 100
+            assert sink.count(Reason.QUEUE_FULL) >= 1
+            listener.answer(BOB.public, refusal(2))
+            assert decode_gateway_frame(await fast.read()) == [refusal(2)]
+
+    asyncio.run(scenario())
+
+
+def test_answers_waiting_in_total_are_bounded_at_whoever_holds_most() -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        limits = ClientLimits(queue_bytes=64 * MIB, total_queue_bytes=2 * MIB)
+        async with (
+            gateway(sink, limits) as (listener, port),
+            raw_stream(port, "Gateway") as slow,
+            raw_stream(port, "Gateway") as fast,
+        ):
+            await client_hello(slow, ALICE)
+            await client_hello(fast, BOB)
+            await until(lambda: listener.streams == 2)
+            answer = refusal(1, padding=256 * 1024)
+            listener.answer(BOB.public, refusal(2))
+            for _ in range(9):  # Without a pause, so that nothing leaves meanwhile.
+                listener.answer(ALICE.public, answer)
+            await until(lambda: sink.gone == [0])
+            assert decode_gateway_frame(await fast.read()) == [refusal(2)]
+
+    asyncio.run(scenario())
+
+
+def test_handshake_has_a_deadline() -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        limits = ClientLimits(handshake_seconds=0.2)
+        async with gateway(sink, limits) as (_, port), raw_stream(port, "Gateway") as mute:
+            await mute.read()
+            assert await end_of(mute) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert sink.rejections == [("hello", Reason.RATE_LIMIT, None)]
+
+    asyncio.run(scenario())
+
+
+@dataclass
+class _Ended:
+    code: grpc.StatusCode | None = None
+
+
+def test_health_is_served_and_stopping_says_so() -> None:
+    async def scenario() -> None:
+        sink, ended = Sink(), _Ended()
+        async with gateway(sink) as (listener, port), raw_stream(port, "Gateway") as call:
+            await client_hello(call, ALICE)
+            await until(lambda: listener.streams == 1)
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                stub = health_pb2_grpc.HealthStub(channel)
+                answer = await stub.Check(health_pb2.HealthCheckRequest())
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            async with asyncio.timeout(2):
+                await listener.close()
+            ended.code = await end_of(call)
+        assert ended.code is grpc.StatusCode.UNAVAILABLE
+        assert sink.gone == [0]
+
+    asyncio.run(scenario())
