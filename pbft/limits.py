@@ -79,6 +79,10 @@ class LocalLimits:
     healing_bytes_per_status: int = 4 * MIB
     view_change_interval_us: int = 50_000
     """View-changes of one signer looked at: at most one per interval."""
+    leaves_interval_us: int = 500_000
+    """Leaves served to one peer: at most once per interval in the long run."""
+    chunk_interval_us: int = 2_000
+    """Chunks of a state transfer served to one peer: at most one per interval in the long run."""
     transfer_idle_us: int = 30_000_000
     """A snapshot pinned for a peer that asks for nothing is released after this."""
     fetch_digests: int = 256

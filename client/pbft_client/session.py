@@ -242,7 +242,8 @@ class Session:
                 self.ignored[verdict] += 1
             if submission.collector.lacks_results and submission.full_due_us is None:
                 submission.full_due_us = self._full_due_us(submission, now)
-        if self.hints.add(envelope) and self.hints.primary in self._connected:
+        was_known = self.hints.primary is not None
+        if self.hints.add(envelope) and was_known and self.hints.primary in self._connected:
             # The new primary may never have been sent what only the old one was.
             self._resend_to.add(self.hints.primary)
         return settlements

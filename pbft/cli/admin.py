@@ -28,7 +28,9 @@ class ReplicaStatus:
     low_water_mark: int | None = None
     executed: int | None = None
     state_digest: str | None = None
+    """Of the state at `state_digest_sequence`, its last checkpoint; None before the first."""
     faults: list[str] | None = None
+    state_digest_sequence: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fixed fields, in their order."""
@@ -78,8 +80,9 @@ def fetch_status(replica: int, address: str) -> ReplicaStatus:
         mode=_typed(document, "mode", str),
         low_water_mark=_typed(document, "low_water_mark", int),
         executed=_typed(document, "executed", int),
-        state_digest=_typed(document, "state_digest", str),
+        state_digest=_typed(document, "state_digest", str) or None,
         faults=_typed(document, "faults", list),
+        state_digest_sequence=_typed(document, "state_digest_sequence", int),
     )
 
 

@@ -29,7 +29,8 @@ def status(cluster_file: Path, output: str) -> int:
     if output == "json":
         print_json([one.to_json() for one in statuses])
     else:
-        print_table(list(statuses[0].to_json()), [_row(one) for one in statuses])
+        columns = [name for name in statuses[0].to_json() if name != "state_digest_sequence"]
+        print_table(columns, [_row(one, columns) for one in statuses])
     return _enough([one.reachable for one in statuses], Thresholds.of(len(statuses)).weak)
 
 
@@ -57,7 +58,7 @@ def health(cluster_file: Path, output: str) -> int:
 def hash_command(cluster_file: Path, output: str) -> int:
     """Compare the digests of the replicas' states; exit code 4 if two differ at one sequence."""
     statuses = fetch_statuses(admin_addresses(cluster_file))
-    columns = ["replica", "executed", "low_water_mark", "state_digest"]
+    columns = ["replica", "executed", "state_digest_sequence", "state_digest"]
     rows = [[getattr(one, name) for name in columns] for one in statuses]
     if output == "json":
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -93,22 +94,21 @@ def members(cluster_file: Path, output: str) -> None:
 
 
 def digests_differ(statuses: list[ReplicaStatus]) -> bool:
-    """Whether two replicas that executed equally far have different states."""
+    """Whether two replicas tell different digests of one sequence number."""
     seen: dict[int, str] = {}
     for one in statuses:
-        if one.executed is None or one.state_digest is None:
+        sequence, digest = one.state_digest_sequence, one.state_digest
+        if sequence is None or digest is None:
             continue
-        if seen.setdefault(one.executed, one.state_digest) != one.state_digest:
+        if seen.setdefault(sequence, digest) != digest:
             return True
     return False
 
 
-def _row(one: ReplicaStatus) -> list[object]:
+def _row(one: ReplicaStatus, columns: list[str]) -> list[object]:
     digest = one.state_digest
-    return [
-        digest[:DIGEST_CHARACTERS] if name == "state_digest" and digest is not None else value
-        for name, value in one.to_json().items()
-    ]
+    shown = {**one.to_json(), "state_digest": digest and digest[:DIGEST_CHARACTERS]}
+    return [shown[name] for name in columns]
 
 
 def _answers(address: str, path: str) -> bool:

@@ -79,6 +79,7 @@ def stabilise(core: Core, certificate: CheckpointCertificate) -> None:
     sequence = certificate.sequence
     assert sequence > core.low_water_mark
     core.stable = certificate
+    core.next_sequence = max(core.next_sequence, sequence + 1)
     core.emit(Persist(StableRecord(sequence, certificate.digest, certificate.checkpoints)))
     core.report(EventName.CHECKPOINT_STABLE, sequence)
     for known in [known for known in core.checkpoints if known <= sequence]:

@@ -130,13 +130,6 @@ class MessageLog:
             slot = self._slots[sequence] = Slot(sequence)
         return slot
 
-    def body(self, digest: Digest) -> VerifiedBatch | None:
-        """A body by digest, whatever slot it belongs to."""
-        for slot in self._slots.values():
-            if digest in slot.bodies:
-                return slot.bodies[digest]
-        return None
-
     def discard(self, sequence: SequenceNumber) -> None:
         """Drops every slot at or below n (OSDI'99 section 4.3)."""
         for known in [known for known in self._slots if known <= sequence]:

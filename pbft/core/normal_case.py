@@ -297,6 +297,7 @@ def _advance_prepared(core: Core, slot: Slot) -> bool:
     chosen = tuple(prepare.signed for prepare in prepares[: core.thresholds.prepares])
     proof = PreparedProof(pre_prepare.signed, chosen)
     slot.prepared = PreparedCertificate(vote.view, vote.sequence, vote.digest, proof)
+    core.highest_prepared = max(core.highest_prepared, slot.sequence)
     slot.touched_us = core.now.monotonic_us
     core.emit(Persist(PreparedRecord(vote.view, vote.sequence, vote.digest, proof)))
     core.report(EventName.PREPARED, vote.sequence)
@@ -324,6 +325,7 @@ def decide(core: Core, slot: Slot, certificate: CommitCertificate) -> None:
     """n is decided; executing it, in its turn, puts the certificate on disk."""
     assert slot.decision is None and certificate.sequence == slot.sequence
     slot.decision = certificate
+    core.highest_prepared = max(core.highest_prepared, slot.sequence)
     slot.touched_us = core.now.monotonic_us
     core.report(EventName.COMMITTED, slot.sequence)
     core.dirty.add(slot.sequence)

@@ -20,15 +20,7 @@ def barrier(core: Core) -> SequenceNumber:
     checkpoint. A certificate of an older view above that max-s is void: V showed that it cannot
     commit.
     """
-    highest = max(core.new_view_max_sequence, core.low_water_mark)
-    for slot in core.log:
-        certificate = slot.prepared
-        if certificate is not None and slot.sequence > highest:
-            void = certificate.view < core.entered_view
-            highest = highest if void else slot.sequence
-        if slot.decision is not None and slot.sequence > highest:
-            highest = slot.sequence
-    return highest
+    return max(core.new_view_max_sequence, core.low_water_mark, core.highest_prepared)
 
 
 def on_read(core: Core, client: ClientKey, request: ReadRequest) -> None:

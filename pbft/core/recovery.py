@@ -65,7 +65,8 @@ def _restore_view(core: Core, saved: SavedLog) -> None:
 
 
 def _restore_slots(core: Core, saved: SavedLog) -> None:
-    kept = core.log_floor
+    # Everything above the durable state: after a power loss of all it may exist nowhere else.
+    kept = min(core.log_floor, core.executed)
     for record in saved.decided:
         if record.sequence > kept:
             slot = core.log.slot(record.sequence)
@@ -89,6 +90,10 @@ def _restore_slots(core: Core, saved: SavedLog) -> None:
                 )
     for slot in core.log:
         _restore_commit(core, slot)
+        certificate = slot.prepared
+        valid = certificate is not None and certificate.view >= core.entered_view
+        if valid or slot.decision is not None:
+            core.highest_prepared = max(core.highest_prepared, slot.sequence)
 
 
 def _restore_accepted(core: Core, slot: Slot, record: AcceptedRecord) -> None:

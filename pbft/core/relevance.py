@@ -7,10 +7,12 @@ check is cheap to check twice, and because they must not rely on their caller.
 from typing import TypeAlias
 
 from pbft.codec import decode_message
-from pbft.core import checkpoint, normal_case, status, view_change
+from pbft.core import checkpoint, normal_case, state_transfer, status, view_change
 from pbft.core.state import Core
+from pbft.crypto.digest import batch_digest
 from pbft.errors import Reason
 from pbft.messages import (
+    BatchBytes,
     Checkpoint,
     Commit,
     CommittedBatch,
@@ -20,6 +22,7 @@ from pbft.messages import (
     Proposal,
     StableCertificate,
     StateLeaves,
+    StateRequest,
     Status,
     ViewChange,
 )
@@ -49,6 +52,11 @@ def relevance(core: Core, sender: ReplicaId, message: Candidate) -> Reason | Non
             return status.check_status(core, sender)
         case Proposal():
             return _check_proposal(core, message)
+        case BatchBytes():
+            wanted = {digest for slot in core.log for digest in normal_case.digests_wanted(slot)}
+            return None if wanted and batch_digest(message.batch) in wanted else Reason.UNWANTED
+        case StateRequest():
+            return state_transfer.check_state_request(core, sender, message)
         case CommittedBatch():
             return _check_committed(core, message)
         case StableCertificate():

@@ -102,7 +102,9 @@ class Replica:
         """Executes what was decided before the restart and tells a status."""
         self._begin(now)
         self.core.status_due_us = now.monotonic_us
-        return self._finish()
+        effects = self._finish()
+        checkpoint.discard(self.core)
+        return effects
 
     def receive(self, sender: ReplicaId, inbound: Inbound, now: Instant) -> list[Effect]:
         """Something a peer sent, as the verifier admitted it."""

@@ -174,6 +174,9 @@ class RequestPool:
 
     def overdue(self, now_us: Micros) -> list[PendingRequest]:
         """Timed requests past their deadline, earliest first; each stays so until it is settled."""
+        earliest_us = self.next_deadline_us()
+        if earliest_us is None or earliest_us > now_us:
+            return []
         due = sorted(item for item in self._deadlines if item[0] <= now_us and self._is_live(item))
         return [self._clients[client].requests[key] for _, client, key in due]
 

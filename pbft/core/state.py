@@ -160,6 +160,9 @@ class Core:
     next_sequence: SequenceNumber = 1
     """As primary: the sequence of the next proposal."""
 
+    highest_prepared: SequenceNumber = 0
+    """Highest slot with a prepared or commit certificate that is not void (protocol.md section
+    11)."""
     log: MessageLog = field(default_factory=MessageLog)
     dirty: set[SequenceNumber] = field(default_factory=set)
     """Slots that may have become prepared or committed."""
@@ -197,6 +200,8 @@ class Core:
     peers: dict[ReplicaId, Status] = field(default_factory=dict)
     """The last status of each peer: advice."""
     status_pace: Pace = field(default_factory=Pace)
+    leaves_pace: Pace = field(default_factory=Pace)
+    chunk_pace: Pace = field(default_factory=Pace)
     clock_offsets_us: dict[ReplicaId, Micros] = field(default_factory=dict)
     """Peer's clock minus mine at its last status."""
     pushed_us: dict[ReplicaId, dict[SequenceNumber, Micros]] = field(default_factory=dict)

@@ -221,10 +221,25 @@ def installed(core: Core, sequence: SequenceNumber) -> None:
 # Source.
 
 
+def check_state_request(core: Core, sender: ReplicaId, request: StateRequest) -> Reason | None:
+    """Leaves and chunks are served to each peer at a bounded rate; pure."""
+    now_us = core.now.monotonic_us
+    if request.sequence == 0:
+        allowed = core.leaves_pace.allows(sender, now_us, core.settings.limits.leaves_interval_us)
+    else:
+        allowed = core.chunk_pace.allows(sender, now_us, core.settings.limits.chunk_interval_us)
+    return None if allowed else Reason.RATE_LIMIT
+
+
 def on_state_request(core: Core, sender: ReplicaId, request: StateRequest) -> None:
     """Serves leaves and chunks of a snapshot that stays pinned for this peer."""
     now_us = core.now.monotonic_us
+    reason = check_state_request(core, sender, request)
+    if reason is not None:
+        core.reject("state_request", reason, sender)
+        return
     if request.sequence == 0:
+        core.leaves_pace.count(sender, now_us, core.settings.limits.leaves_interval_us)
         release(core, sender)
         if core.diverged or core.state.durable_sequence < max(request.at_least, 1):
             core.reject("state_request", Reason.SEQUENCE_HIGH, sender)
@@ -238,6 +253,7 @@ def on_state_request(core: Core, sender: ReplicaId, request: StateRequest) -> No
     if pinned is None or pinned[0].sequence != request.sequence:
         core.reject("state_request", Reason.SEQUENCE_LOW, sender)
         return
+    core.chunk_pace.count(sender, now_us, core.settings.limits.chunk_interval_us)
     core.snapshots[sender] = (pinned[0], now_us)
     core.emit(Send(sender, pinned[0].chunk(request.buckets, request.cursor)))
 

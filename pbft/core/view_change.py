@@ -29,6 +29,8 @@ def start(core: Core, view: View, cause: str) -> None:
         # A view that failed: nothing was executed in it, or it was never entered.
         change.failed_views += 1
         core.timeout_us = min(core.timeout_us * 2, core.settings.timers.request_timeout_cap_us)
+    else:
+        change.failed_views = 0
     leave_view(core, view)
     change.deadline_us = None
     change.valid.clear()
@@ -85,10 +87,30 @@ def on_view_change(core: Core, change: Authenticated[ViewChange]) -> None:
     if reason is not None:
         core.reject("view_change", reason, change.signer)
         return
+    _accuse_of_omission(core, change)
     core.view_change.received[change.signer] = change
     interval_us = core.settings.limits.view_change_interval_us
     core.view_change.pace.count(change.signer, core.now.monotonic_us, interval_us)
     core.view_change.valid.pop(change.signer, None)
+
+
+def _accuse_of_omission(core: Core, change: Authenticated[ViewChange]) -> None:
+    """A commit for (v, n) and a later view-change with h < n and no certificate for n of a view >=
+    v: who commits has persisted the certificate, so no honest replica signs both, crashed or
+    not."""
+    message = change.message
+    certified: dict[SequenceNumber, View] = {}
+    for proof in message.prepared:
+        vote = core.verifier.decode(proof.pre_prepare)
+        if isinstance(vote, PrePrepare):
+            certified[vote.sequence] = vote.view
+    for slot in core.log:
+        commit = slot.commits.current.get(change.signer)
+        if commit is None or slot.sequence <= message.stable_sequence:
+            continue
+        view = commit.message.view
+        if view < message.view and certified.get(slot.sequence, -1) < view:
+            core.accuse("omission", slot.sequence, view, commit.signed, change.signed)
 
 
 def advance(core: Core) -> bool:
@@ -182,7 +204,10 @@ def check_new_view(core: Core, message: NewView, signer: ReplicaId) -> Reason | 
     if message.view == 0 or signer != core.thresholds.primary_of(message.view):
         return Reason.NOT_PRIMARY
     if message.view == core.view and core.mode is Mode.NORMAL:
-        return Reason.DUPLICATE
+        accused = ("new_view", signer, message.view, 0) in core.evidence
+        known = core.new_view
+        same = known is None or core.verifier.decode(known) == message
+        return Reason.DUPLICATE if same or accused else None
     return None
 
 
@@ -192,6 +217,12 @@ def on_new_view(core: Core, new_view: Authenticated[NewView]) -> None:
     reason = check_new_view(core, message, new_view.signer)
     if reason is not None:
         core.reject("new_view", reason, new_view.signer)
+        return
+    if message.view == core.view and core.mode is Mode.NORMAL:
+        # Another new-view than the one entered: its author signed two for one view.
+        assert core.new_view is not None
+        core.accuse("new_view", 0, message.view, core.new_view, new_view.signed)
+        core.reject("new_view", Reason.DIGEST_CONFLICT, new_view.signer)
         return
     plan = verify_new_view(message, core.genesis, core.verifier)
     core.emit(Persist(NewViewRecord(message.view, new_view.signed)))
@@ -237,6 +268,8 @@ def adopt_view(core: Core, view: View, signed: Signed, plan: NewViewPlan) -> Non
     core.new_view_max_sequence = plan.max_sequence
     core.next_sequence = max(plan.max_sequence, core.low_water_mark) + 1
     core.view_change.executed_at_entry = core.executed
+    # Certificates of older views above max-s are void: V showed that they cannot commit.
+    core.highest_prepared = plan.max_sequence
 
 
 def repropose(

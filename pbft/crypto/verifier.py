@@ -117,17 +117,13 @@ class Verifier:
             case CommittedBatch():
                 return self._admit_committed(sender, decoded)
             case StableCertificate():
-                self._require_relevant(sender, decoded)
-                return VerifiedStable(self._checkpoints(decoded))
+                return self._admit_stable(sender, decoded)
             case StateRequest():
                 self._require_bitmap(decoded.buckets)
                 self._require_relevant(sender, decoded)
                 return decoded
             case StateLeaves():
-                if len(decoded.leaves) != self._genesis.constants.buckets:
-                    raise Rejected(Reason.BAD_SNAPSHOT, f"{len(decoded.leaves)} leaves")
-                self._require_relevant(sender, decoded)
-                return VerifiedLeaves(self._checkpoints(decoded.certificate), decoded.leaves)
+                return self._admit_leaves(sender, decoded)
             case StateChunk():
                 self._require_relevant(sender, decoded)
                 return decoded
@@ -245,10 +241,19 @@ class Verifier:
         self._require_certificate_signatures(item.commits)
         return VerifiedCommitted(commits, self._verified_batch(item.batch, digest))
 
-    def _checkpoints(self, certificate: StableCertificate) -> tuple[Authenticated[Checkpoint], ...]:
-        checkpoints = self._certificate_shape(certificate.checkpoints, Checkpoint)
-        self._require_certificate_signatures(certificate.checkpoints)
-        return checkpoints
+    def _admit_stable(self, sender: ReplicaId, item: StableCertificate) -> VerifiedStable:
+        checkpoints = self._certificate_shape(item.checkpoints, Checkpoint)
+        self._require_relevant(sender, item)
+        self._require_certificate_signatures(item.checkpoints)
+        return VerifiedStable(checkpoints)
+
+    def _admit_leaves(self, sender: ReplicaId, item: StateLeaves) -> VerifiedLeaves:
+        if len(item.leaves) != self._genesis.constants.buckets:
+            raise Rejected(Reason.BAD_SNAPSHOT, f"{len(item.leaves)} leaves")
+        checkpoints = self._certificate_shape(item.certificate.checkpoints, Checkpoint)
+        self._require_relevant(sender, item)
+        self._require_certificate_signatures(item.certificate.checkpoints)
+        return VerifiedLeaves(checkpoints, item.leaves)
 
     def _certificate_shape(
         self, certificate: Sequence[Signed], kind: type[S]

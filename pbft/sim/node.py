@@ -81,12 +81,11 @@ class Node:
         signer: ReplicaSigner,
         random: Random,
         wall_skew_us: Micros = 0,
-        behaviour: Behaviour | None = None,
     ) -> None:
         self.world = surroundings
         self.settings = settings
         self.place: ReplicaId = settings.replica
-        self.behaviour = behaviour
+        self.behaviour: Behaviour | None = None
         """What corrupts it; None: it is honest."""
         self.replica: Replica | None = None
         """None while it is down."""
@@ -94,7 +93,7 @@ class Node:
         self.rejections: Counter[str] = Counter()
         self.log = MemoryLog()
         self.base = MemoryBase()
-        self._signer = signer
+        self.signer = signer
         self._random = random
         self._wall_skew_us = wall_skew_us
         self._monotonic_offset_us = random.randrange(1, 10**10)
@@ -136,7 +135,7 @@ class Node:
         self.verifier = verifier
         self.outbox = Outbox(world.scheduler, self._random, self.log, world.speed, self._release)
         self.replica = Replica(
-            self.settings, genesis, self._signer, verifier, self.state, service, self.log.load()
+            self.settings, genesis, self.signer, verifier, self.state, service, self.log.load()
         )
         self._jobs.clear()
         world.watcher.began(self)

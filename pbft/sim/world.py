@@ -73,6 +73,10 @@ class World:
         random = Random(f"network {scenario.seed}")
         self.network = Network(self.scheduler, random, scenario.conditions, scenario.replicas)
         self.nodes = self._make_nodes()
+        for crime in scenario.crimes:
+            options = dict(crime.options)
+            behaviour = make_behaviour(crime.behaviour, self.corruption(crime), options)
+            self.corrupt(crime.replica, behaviour)
         self.clients = self._make_clients()
         self.byzantine_clients = self._make_byzantine_clients()
 
@@ -120,28 +124,21 @@ class World:
             )
             signer = ReplicaSigner(replica, pair, self.genesis.cluster_id, self._scheme)
             skew_us = scenario.wall_skews_us[replica] if scenario.wall_skews_us else 0
-            crimes = [crime for crime in scenario.crimes if crime.replica == replica]
-            nodes.append(
-                Node(
-                    surroundings,
-                    settings,
-                    signer,
-                    Random(f"node {scenario.seed} {replica}"),
-                    skew_us,
-                    self._corrupt(signer, crimes),
-                )
-            )
+            random = Random(f"node {scenario.seed} {replica}")
+            nodes.append(Node(surroundings, settings, signer, random, skew_us))
         return nodes
 
-    def _corrupt(self, signer: ReplicaSigner, crimes: list[Crime]) -> Behaviour | None:
-        behaviours = []
-        for crime in crimes:
-            random = Random(f"crime {self.scenario.seed} {crime.replica} {crime.behaviour}")
-            corruption = Corruption(
-                crime.replica, self.genesis, signer, random, crime.share_percent
-            )
-            behaviours.append(make_behaviour(crime.behaviour, corruption, dict(crime.options)))
-        return Several(tuple(behaviours)) if behaviours else None
+    def corruption(self, crime: Crime) -> Corruption:
+        """What a behaviour of this replica is made with."""
+        random = Random(f"crime {self.scenario.seed} {crime.replica} {crime.behaviour}")
+        signer = self.nodes[crime.replica].signer
+        return Corruption(crime.replica, self.genesis, signer, random, crime.share_percent)
+
+    def corrupt(self, replica: ReplicaId, behaviour: Behaviour) -> None:
+        """From now on the replica behaves so, on top of what it did before."""
+        node = self.nodes[replica]
+        before = node.behaviour.behaviours if isinstance(node.behaviour, Several) else ()
+        node.behaviour = Several((*before, behaviour))
 
     def _make_clients(self) -> list[HonestClient]:
         scenario = self.scenario
@@ -252,8 +249,6 @@ class World:
             if isinstance(node.behaviour, Several):
                 for behaviour in node.behaviour.behaviours:
                     acted[behaviour.name] += behaviour.acted
-            elif node.behaviour is not None:
-                acted[node.behaviour.name] += node.behaviour.acted
         for client in self.byzantine_clients:
             acted[client.crime] += client.acted
         return acted

@@ -49,9 +49,45 @@ def check_black_box(history: Iterable[Operation], steps_max: int = STEPS_MAX) ->
     witness check. Raises CheckUndecided after `steps_max` placements on one key.
     """
     for key, operations in sorted(_by_key(list(history)).items()):
-        if (violation := _Search(key, operations, steps_max).run()) is not None:
-            return violation
+        if not _Search(operations, steps_max).finds_an_order():
+            return _first_violation(key, operations, steps_max)
     return None
+
+
+def _first_violation(key: bytes, operations: list[Operation], steps_max: int) -> Violation:
+    """Names the operation whose completion ends the shortest prefix that nothing explains.
+
+    Prefixes of a linearizable history are linearizable, so that halving finds it.
+    """
+    completed = [operation for operation in operations if operation.outcome is Outcome.OK]
+    completed.sort(key=lambda operation: operation.completed_us)
+    low, high = 0, len(completed) - 1
+    while low < high:
+        middle = (low + high) // 2
+        prefix = list(_prefix(operations, completed[: middle + 1]))
+        try:
+            is_explained = _Search(prefix, steps_max).finds_an_order()
+        except CheckUndecided:
+            is_explained = True
+        low, high = (middle + 1, high) if is_explained else (low, middle)
+    blamed = completed[high]
+    begun = [other for other in operations if other.invoked_us <= blamed.completed_us]
+    value = blamed.result
+    if isinstance(value, bytes) and not any(value in _Step.of(other).writes for other in begun):
+        return Violation(CHECK, blamed, "nobody had begun to write this value")
+    text = f"no order of the operations on {key!r} that had begun by then explains this result"
+    return Violation(CHECK, blamed, text)
+
+
+def _prefix(operations: list[Operation], completed: list[Operation]) -> Iterator[Operation]:
+    """The history up to the last of `completed`: what was still running then is unknown."""
+    end_us = completed[-1].completed_us
+    is_completed = set(map(id, completed))
+    for operation in operations:
+        if id(operation) in is_completed:
+            yield operation
+        elif operation.invoked_us <= end_us and not is_read(operation.action):
+            yield replace(operation, outcome=Outcome.UNKNOWN)
 
 
 def _by_key(history: list[Operation]) -> dict[bytes, list[Operation]]:
@@ -110,14 +146,14 @@ class _Step:
                 assert result is None or isinstance(result, bytes)
                 return cls(operation, action, True, (result,), ())
             case Delete():
-                is_passive = is_known and result is False
-                needs = (None,) if is_passive else ()
-                return cls(operation, action, is_passive, needs, () if is_passive else (None,))
+                if is_known and result is False:
+                    return cls(operation, action, True, (None,), ())
+                return cls(operation, action, False, (), (None,))
             case Cas():
-                is_passive = is_known and result is False
-                needs = (action.expect,) if is_known and not is_passive else ()
-                writes = () if is_passive else (action.value,)
-                return cls(operation, action, is_passive, needs, writes)
+                if is_known and result is False:
+                    return cls(operation, action, True, (), ())
+                needs = (action.expect,) if is_known else ()
+                return cls(operation, action, False, needs, (action.value,))
             case Range():
                 raise AssertionError("a range is taken apart before")
 
@@ -151,8 +187,7 @@ class _Frame:
 class _Search:
     """The search for an order of the operations on one key."""
 
-    def __init__(self, key: bytes, operations: list[Operation], steps_max: int) -> None:
-        self._key = key
+    def __init__(self, operations: list[Operation], steps_max: int) -> None:
         self._steps_left = steps_max
         steps = [_Step.of(operation) for operation in operations]
         steps.sort(key=lambda step: (step.operation.invoked_us, step.operation.completed_us))
@@ -164,44 +199,42 @@ class _Search:
         # For each (low, mask, value) the sets of spent steps that were tried and not contained in
         # one another.
         self._tried: dict[tuple[int, int, Value], list[int]] = {}
-        self._best: tuple[int, int, int, Value] = (-1, 0, 0, None)
 
-    def run(self) -> Violation | None:
-        """The violation of this key, None if an order was found. Raises CheckUndecided."""
-        if (violation := self._seen_before_written()) is not None:
-            return violation
+    def finds_an_order(self) -> bool:
+        """Whether the operations are linearizable. Raises CheckUndecided."""
+        if self._is_seen_before_written():
+            return False
         start = self._enter(0, 0, 0, None, (), [])
         assert start is not None, "nothing was tried before"
         stack = [start]
         while stack:
             frame = stack[-1]
             if frame.low == len(self._required):
-                return None
+                return True
             option = next(frame.options, None)
             if option is None:
                 self._undo(stack.pop().placed)
             elif (child := self._place(frame, *option)) is not None:
                 stack.append(child)
-        return self._explain()
+        return False
 
-    def _seen_before_written(self) -> Violation | None:
-        """The commonest violation, found without a search and easier to read."""
+    def _is_seen_before_written(self) -> bool:
+        """The commonest violation, found without a search."""
         written: dict[Value, float] = {None: -NEVER}
         for step in (*self._required, *self._optional):
             for value in step.writes:
                 written[value] = min(written.get(value, NEVER), step.operation.invoked_us)
-        for step in self._required:
-            for value in step.needs:
-                if written.get(value, NEVER) > step.operation.completed_us:
-                    text = f"{value!r} is seen, but nobody had begun to write it"
-                    return Violation(CHECK, step.operation, text)
-        return None
+        return any(
+            written.get(value, NEVER) > step.operation.completed_us
+            for step in self._required
+            for value in step.needs
+        )
 
     def _place(self, frame: _Frame, step: _Step, index: int, is_required: bool) -> _Frame | None:
         """The configuration after one more step; None if it leads nowhere."""
         self._steps_left -= 1
         if self._steps_left < 0:
-            raise CheckUndecided(f"the search for an order on key {self._key!r} was given up")
+            raise CheckUndecided("no order was found in the steps allowed, and none ruled out")
         fits, value = step.after(frame.value)
         if not fits:
             return None
@@ -248,16 +281,18 @@ class _Search:
             return None  # Rule 4.
         tried[:] = [other for other in tried if spent & ~other]
         tried.append(spent)
-        count = low + mask.bit_count()
-        if count > self._best[0]:
-            self._best = count, low, mask, value
-        options.sort(key=lambda option: option[0].rank)
         for index, step in enumerate(self._optional):
             if step.operation.invoked_us > deadline:
                 break
             if not spent >> index & 1:
                 options.append((step, index, False))
+        options.sort(key=self._guess)
         return _Frame(low, mask, spent, value, unnoticed, placed, iter(options))
+
+    def _guess(self, option: tuple[_Step, int, bool]) -> tuple[bool, int]:
+        """What to try first: what must be placed or is still read, in the order of the ranks."""
+        step, _, is_required = option
+        return not is_required and not any(self._to_read[value] for value in step.writes), step.rank
 
     def _candidates(
         self, low: int, mask: int, value: Value
@@ -296,20 +331,6 @@ class _Search:
     def _undo(self, placed: list[_Step]) -> None:
         for step in placed:
             self._count(step, 1)
-
-    def _explain(self) -> Violation:
-        count, low, mask, value = self._best
-        waiting = [
-            step.operation
-            for index, step in enumerate(self._required)
-            if index >= low and not mask >> (index - low) & 1
-        ]
-        blocked = min(waiting, key=lambda operation: operation.completed_us)
-        text = (
-            f"no order explains it: the best one found places {count} of {len(self._required)} "
-            f"operations on {self._key!r}, has the value {value!r} then and cannot go on"
-        )
-        return Violation(CHECK, blocked, text)
 
     def _rank(self, steps: list[_Step]) -> list[_Step]:
         """A write comes before those whose value is still read later."""

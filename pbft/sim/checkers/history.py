@@ -62,7 +62,7 @@ class Range:
 KeyAction: TypeAlias = Put | Get | Delete | Cas
 """What concerns one key: all that the black-box check can judge exactly."""
 Action: TypeAlias = KeyAction | Range
-Result: TypeAlias = bytes | bool | None | tuple[tuple[bytes, bytes], ...]
+Result: TypeAlias = bytes | bool | tuple[tuple[bytes, bytes], ...] | None
 
 
 class Outcome(Enum):

@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from pbft.sim.checkers.history import (
+    Cas,
     Get,
     KeyAction,
     Operation,
     Outcome,
+    Put,
     Range,
     Value,
     Violation,
@@ -53,6 +55,9 @@ def check_witness(history: Iterable[Operation]) -> Violation | None:
             fast_reads.append(operation)
         elif not isinstance(operation.action, Get | Range):
             unplaced[operation.action.key].append(operation)
+    for operation in operations:
+        if not _is_well_formed(operation):
+            return Violation(CHECK, operation, "these are not pairs of the range in order")
     if (violation := _check_order(executed)) is not None:
         return violation
     keys = sorted({key for operation in operations for key in _keys_of(operation)})
@@ -77,6 +82,14 @@ def _keys_of(operation: Operation) -> tuple[bytes, ...]:
 
 def _pairs_of(operation: Operation) -> tuple[tuple[bytes, bytes], ...]:
     return operation.result if isinstance(operation.result, tuple) else ()
+
+
+def _is_well_formed(operation: Operation) -> bool:
+    """Whether the result of a range has keys of the range, ascending, each once."""
+    if not isinstance(operation.action, Range) or operation.outcome is not Outcome.OK:
+        return True
+    keys = [key for key, _ in _pairs_of(operation)]
+    return keys == sorted(set(keys)) and all(map(operation.action.covers, keys))
 
 
 def _has_effect(operation: Operation) -> bool:
@@ -115,7 +128,7 @@ class _Timeline:
     values: frozenset[Value] = frozenset((None,))
     """Now. More than one where operations of unknown outcome leave it open."""
     since: int = 0
-    intervals: dict[Value, list[tuple[int, float]]] = field(default_factory=dict)
+    intervals: dict[object, list[tuple[int, float]]] = field(default_factory=dict)
     """For each value the states [from, before) in which the key may have had it, ascending."""
 
     def change(self, values: frozenset[Value], state: int) -> None:
@@ -132,7 +145,7 @@ class _Timeline:
         for value in self.values:
             self.intervals.setdefault(value, []).append((self.since, before))
 
-    def first_state(self, value: Value, low: int) -> float:
+    def first_state(self, value: object, low: float) -> float:
         """The first state at or after `low` with this value, NEVER if there is none."""
         intervals = self.intervals.get(value, [])
         index = bisect_right(intervals, low, key=lambda interval: interval[1])
@@ -179,17 +192,14 @@ class _Replay:
         found = dict(_pairs_of(operation))
         first = bisect_left(self._keys, action.start)
         last = len(self._keys) if action.end is None else bisect_left(self._keys, action.end)
-        covered = self._keys[first : max(first, last)]
-        return [(key, Get(key), found.get(key)) for key in {*found, *covered}]
+        return [(key, Get(key), found.get(key)) for key in self._keys[first : max(first, last)]]
 
-    def could_be(self, key: bytes, value: Value, latest_invocation_us: float) -> bool:
-        """Whether an operation of unknown outcome, begun by then, may have written this value."""
-        begun = [
-            operation
+    def could_be(self, key: bytes, value: object, latest_invocation_us: float) -> bool:
+        """Whether an operation of unknown outcome, begun by then, may have left this value."""
+        return any(
+            operation.invoked_us <= latest_invocation_us and _value_after(operation) == value
             for operation in self._unplaced.get(key, ())
-            if operation.invoked_us <= latest_invocation_us
-        ]
-        return value in _reachable(self.timelines[key].intervals.keys(), begun)
+        )
 
     def _step(
         self, key: bytes, action: KeyAction, operation: Operation, result: object, index: int
@@ -201,23 +211,16 @@ class _Replay:
             begun = [other for other in unspent if other.invoked_us <= self._open_until_us[index]]
             reachable = _reachable(timeline.values, begun)
             values = _after(reachable, action, result, is_known)
-            self._spend(unspent, begun, action, result)
+            explaining = [
+                other
+                for other in begun
+                if _after(_reachable(timeline.values, [other]), action, result, is_known)
+            ]
+            if len(explaining) == 1:
+                unspent.remove(explaining[0])
         if values:
             timeline.change(values, index + 1)
         return bool(values)
-
-    @staticmethod
-    def _spend(
-        unspent: list[Operation], begun: list[Operation], action: KeyAction, result: object
-    ) -> None:
-        """If a single operation of unknown outcome can explain the result, it was that one."""
-        explaining = [
-            other
-            for other in begun
-            if _after(_reachable((), [other]), action, result, is_known=True)
-        ]
-        if len(explaining) == 1:
-            unspent.remove(explaining[0])
 
 
 def _after(
@@ -228,17 +231,82 @@ def _after(
     return frozenset(value for value, told in outcomes if not is_known or told == result)
 
 
-def _reachable(values: Iterable[Value], operations: list[Operation]) -> frozenset[Value]:
-    """All values that some of the operations, in some order, may lead to."""
-    reachable = set(values)
+def _value_after(operation: Operation) -> Value:
+    """The value after a write that takes effect."""
+    match operation.action:
+        case Put() | Cas():
+            return operation.action.value
+        case _:
+            return None
+
+
+def _reachable(values: frozenset[Value], writes: list[Operation]) -> frozenset[Value]:
+    """All values that some of the writes, in some order, may lead to."""
+    reachable = values
     while True:
-        more = {
-            value
-            for operation in operations
-            if not isinstance(operation.action, Range)
-            for before in (*reachable, None)
-            for value in (apply(operation.action, before)[0],)
+        more = reachable | {
+            _value_after(write)
+            for write in writes
+            if not isinstance(write.action, Cas) or write.action.expect in reachable
         }
-        if more <= reachable:
-            return frozenset(reachable)
-        reachable |= more
+        if more == reachable:
+            return reachable
+        reachable = more
+
+
+class _FastReads:
+    """Finds for each fast read a state that it matches (protocol.md section 11).
+
+    State number j is the one after j executed operations. A read gets the first state that matches
+    and is not before what had completed when it began: the earlier it is placed, the more room is
+    left for the reads after it, so that taking the first never misses a solution.
+    """
+
+    def __init__(self, replay: _Replay, executed: list[Operation]) -> None:
+        self._replay = replay
+        by_completion = sorted(
+            (_completed_us(operation), index + 1) for index, operation in enumerate(executed)
+        )
+        self._completions = [instant for instant, _ in by_completion]
+        self._lowest = list(accumulate((state for _, state in by_completion), max))
+        by_invocation = sorted(
+            (operation.invoked_us, index) for index, operation in enumerate(executed)
+        )
+        self._invocations = [instant for instant, _ in by_invocation]
+        self._highest = list(accumulate((state for _, state in by_invocation[::-1]), min))[::-1]
+        self._states = len(executed)
+
+    def check(self, reads: list[Operation]) -> Violation | None:
+        """The first read, by invocation, that matches no state it may have seen."""
+        reads = sorted(reads, key=lambda read: (read.invoked_us, read.completed_us))
+        running: list[tuple[int, int]] = []
+        seen = 0
+        for read in reads:
+            while running and running[0][0] < read.invoked_us:
+                seen = max(seen, heapq.heappop(running)[1])
+            before = bisect_left(self._completions, read.invoked_us)
+            low = max(seen, self._lowest[before - 1] if before else 0)
+            after = bisect_right(self._invocations, read.completed_us)
+            high = self._highest[after] if after < len(self._highest) else self._states
+            state = self._first_match(read, low)
+            if state > high:
+                text = f"it matches no state between number {low} and {high} of the execution"
+                return Violation(CHECK, read, text)
+            heapq.heappush(running, (read.completed_us, int(state)))
+        return None
+
+    def _first_match(self, read: Operation, low: int) -> float:
+        """The first state at or after `low` in which every key has the value read."""
+        state: float = low
+        observations = [
+            (self._replay.timelines[key], result)
+            for key, _, result in self._replay.observations(read)
+            if not self._replay.could_be(key, result, read.completed_us)
+        ]
+        moved = True
+        while moved and state != NEVER:
+            moved = False
+            for timeline, result in observations:
+                if (first := timeline.first_state(result, state)) > state:
+                    state, moved = first, True
+        return state

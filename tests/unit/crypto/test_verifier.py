@@ -116,6 +116,25 @@ def test_bodies(world: Cluster) -> None:
     assert (without_items.time_us, without_items.requests) == (5, ())
 
 
+def test_a_body_from_the_own_log_is_only_decoded(world: Cluster) -> None:
+    scheme = Counting(world.scheme)
+    verifier = Verifier(world.genesis, scheme)
+    batch = world.batch()
+    restored = verifier.restored_batch(batch)
+    assert scheme.checks == 0
+    assert restored == verifier.verified_batch(batch)
+    assert scheme.checks == 2
+
+
+def test_a_body_from_the_own_log_that_is_none(world: Cluster) -> None:
+    verifier = Verifier(world.genesis, world.scheme)
+    vote = world.replicas[1].sign(Prepare(1, 2, DIGEST))
+    for bad, reason in ((b"\xff", Reason.MALFORMED), (world.batch(vote), Reason.WRONG_DOMAIN)):
+        with pytest.raises(Rejected) as caught:
+            verifier.restored_batch(bad)
+        assert caught.value.reason is reason
+
+
 def test_duplicates_inside_a_batch_are_fine(world: Cluster) -> None:
     batch = world.batch(world.signed_request(1), world.signed_request(1))
     assert len(Verifier(world.genesis, world.scheme).verified_batch(batch).requests) == 2

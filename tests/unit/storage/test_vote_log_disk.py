@@ -22,6 +22,8 @@ from tests.unit.storage.builders import (
     view_change,
 )
 
+ROOT = Path(__file__).resolve().parents[3]
+
 RECORDS = (
     accepted(2, 9),
     prepared(2, 9),
@@ -200,6 +202,7 @@ def test_a_full_disk_fails_clearly_and_keeps_what_was_acknowledged(tmp_path: Pat
         text=True,
         timeout=60,
         check=True,
+        cwd=ROOT,
     )
     written, _, message = run.stdout.strip().partition(" ")
     assert int(written) > 10
@@ -228,7 +231,7 @@ while True:
 
 def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert child.stdout is not None
     try:

@@ -1,0 +1,244 @@
+"""Fake replicas on real gRPC: they agree by sharing one order in memory, and can be told to lie."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pbft.codec import (
+    decode_client_frame,
+    decode_client_item,
+    decode_message,
+    encode_gateway_frame,
+    encode_gateway_item,
+)
+from pbft.crypto.digest import query_digest, request_digest, results_digest
+from pbft.crypto.keys import save_key_pair
+from pbft.genesis import dump_genesis
+from pbft.messages import (
+    GatewayChallenge,
+    GatewayItem,
+    Hello,
+    Outcome,
+    ReadReplies,
+    ReadReply,
+    ReadRequest,
+    Replies,
+    Reply,
+    Request,
+    Signed,
+    Submit,
+)
+from pbft.service.kv.store import KeyValueStore
+from pbft_client.client import Client
+from pbft_client.cluster_file import ClusterFile, ReplicaAddresses, dump_cluster_file
+from pbft_client.engine import ClientSettings
+from pbft_client.grpc_environment import aio, grpc
+from tests.harness.records import DictState
+from tests.unit.client.world import real_world
+
+Stream = asyncio.Queue[bytes | None]
+
+
+@dataclass
+class Order:
+    """What the honest replicas agree on: one executed request after the other."""
+
+    store: KeyValueStore
+    decided: dict[tuple[int, int], Reply] = field(default_factory=dict)
+    submitted: list[Request] = field(default_factory=list)
+    outcome: Outcome = Outcome.EXECUTED
+    """Given to every request that is not yet decided."""
+    highest_session: int = 0
+
+    def decide(self, request: Request, digest: bytes) -> Reply:
+        key = (request.session, request.number)
+        if key in self.decided:
+            return self.decided[key]
+        outcome = Outcome.SESSION_CLOSED if request.close_session else self.outcome
+        self.submitted.append(request)
+        results = ()
+        if outcome is Outcome.EXECUTED:
+            results = tuple(
+                self.store.execute(operation, 0, request.client)
+                for operation in request.operations
+            )
+        self.decided[key] = Reply(
+            request.session,
+            request.number,
+            digest,
+            len(self.decided) + 1,
+            1_000,
+            outcome,
+            results_digest(outcome, self.highest_session, results),
+            results,
+            self.highest_session,
+        )
+        return self.decided[key]
+
+
+class FakeReplica:
+    """One replica. The attributes say how it misbehaves; by default it does not."""
+
+    def __init__(self, cluster: "FakeCluster", index: int) -> None:
+        self.cluster = cluster
+        self.index = index
+        self.view = 0
+        self.is_silent = False
+        self.rewrite_reply: Callable[[Reply], Reply] = lambda reply: reply
+        self.rewrite_read: Callable[[ReadReply], ReadReply] = lambda reply: reply
+        self.signs_as = index
+        self.cluster_id = cluster.world.genesis.cluster_id
+        self.refuses: tuple[grpc.StatusCode, str] | None = None
+        self.greets = True
+        self.submits: list[Submit] = []
+        self.reads: list[ReadRequest] = []
+        self.streams: list[Stream] = []
+        self.address = ""
+        self._server: aio.Server | None = None
+
+    async def start(self, port: int = 0) -> None:
+        server = aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)])
+        handler = grpc.stream_stream_rpc_method_handler(self._connect)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("pbft.wire.Gateway", {"Connect": handler}),)
+        )
+        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        self.address = f"127.0.0.1:{bound}"
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self.break_streams()
+            await self._server.stop(0.05)
+            self._server = None
+
+    def break_streams(self) -> None:
+        for stream in self.streams:
+            stream.put_nowait(None)
+
+    def send(self, item: GatewayItem) -> None:
+        self.send_frame(encode_gateway_frame([encode_gateway_item(item)]))
+
+    def send_frame(self, frame: bytes) -> None:
+        for stream in self.streams:
+            stream.put_nowait(frame)
+
+    def reply(self, reply: Reply, full: bool) -> None:
+        if self.is_silent:
+            return
+        if not full:
+            reply = replace(reply, results=None)
+        message = Replies(self.cluster.world.client, self.view, (self.rewrite_reply(reply),))
+        self.send(self._signer().sign(message))
+
+    def _signer(self):  # type: ignore[no-untyped-def]
+        return self.cluster.world.replica_signer(
+            self.index, self.cluster.world.keys[self.signs_as]
+        )
+
+    async def _connect(self, _: object, context: "aio.ServicerContext[bytes, bytes]") -> None:
+        if not self.greets:
+            await context.read()
+            return
+        challenge = GatewayChallenge(secrets.token_bytes(32), self.cluster_id)
+        await context.write(encode_gateway_frame([encode_gateway_item(challenge)]))
+        first = await context.read()
+        if not isinstance(first, bytes):
+            return
+        signed = decode_client_item(decode_client_frame(first)[0])
+        assert isinstance(signed, Signed)
+        hello = decode_message(signed.kind, signed.payload)
+        assert isinstance(hello, Hello)
+        assert hello.nonce == challenge.nonce
+        if self.refuses is not None:
+            await context.abort(*self.refuses)
+        stream: Stream = asyncio.Queue()
+        self.streams.append(stream)
+        reader = asyncio.ensure_future(self._read(context))
+        try:
+            while (frame := await stream.get()) is not None:
+                await context.write(frame)
+        finally:
+            self.streams.remove(stream)
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read(self, context: "aio.ServicerContext[bytes, bytes]") -> None:
+        while isinstance(frame := await context.read(), bytes):
+            for item in decode_client_frame(frame):
+                self._take(decode_client_item(item))
+
+    def _take(self, item: object) -> None:
+        if isinstance(item, Submit):
+            self.submits.append(item)
+            if not self.is_silent:
+                self.cluster.submit(self, item)
+        elif isinstance(item, ReadRequest):
+            self.reads.append(item)
+            if not self.is_silent:
+                self._answer_read(item)
+
+    def _answer_read(self, read: ReadRequest) -> None:
+        store = self.cluster.order.store
+        results = tuple(store.query(query, 0) for query in read.queries)
+        reply = ReadReply(
+            read.nonce,
+            query_digest(read.queries),
+            results_digest(Outcome.EXECUTED, 0, results),
+            results if read.full_results else None,
+            len(self.cluster.order.decided),
+        )
+        message = ReadReplies(self.cluster.world.client, self.view, (self.rewrite_read(reply),))
+        self.send(self._signer().sign(message))
+
+
+class FakeCluster:
+    """Four fake replicas, and the files a client needs in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.world = real_world()
+        genesis = self.world.genesis
+        self.order = Order(KeyValueStore(DictState(), genesis.limits))
+        self.replicas = [FakeReplica(self, index) for index in range(len(genesis.replicas))]
+        self.directory = directory
+        self.file = directory / "cluster.toml"
+
+    async def __aenter__(self) -> "FakeCluster":
+        for replica in self.replicas:
+            await replica.start()
+        keys = self.directory / "clients"
+        save_key_pair(keys / "0.key", self.world.client_keys)
+        (self.directory / "genesis.toml").write_bytes(dump_genesis(self.world.genesis))
+        cluster = ClusterFile(
+            genesis=self.directory / "genesis.toml",
+            replicas=tuple(ReplicaAddresses(replica.address) for replica in self.replicas),
+            key=keys / "0.key",
+        )
+        self.file.write_text(dump_cluster_file(cluster, self.directory), encoding="utf-8")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(replica.stop() for replica in self.replicas))
+
+    async def connect(self, timeout: float = 5.0, **settings: object) -> Client:
+        chosen = replace(ClientSettings(close_seconds=0.2), **settings)  # type: ignore[arg-type]
+        client = await Client.connect(self.file, timeout=timeout, settings=chosen)
+        while sum(bool(replica.streams) for replica in self.replicas if replica.greets) < len(
+            [replica for replica in self.replicas if replica.greets and replica.address]
+        ):
+            await asyncio.sleep(0.005)
+        return client
+
+    def submit(self, by: FakeReplica, submit: Submit) -> None:
+        """Any replica that is sent a request passes it on; all answer the client."""
+        request = decode_message(submit.request.kind, submit.request.payload)
+        assert isinstance(request, Request)
+        is_new = (request.session, request.number) not in self.order.decided
+        reply = self.order.decide(request, request_digest(submit.request.payload))
+        designated = request.number % len(self.replicas)
+        for replica in self.replicas if is_new else [by]:
+            wants_full = submit.full_results and replica is by
+            replica.reply(reply, full=wants_full or replica.index == designated)

@@ -1,0 +1,198 @@
+"""Fast reads and when they give way to ordered ones (protocol.md section 11)."""
+
+import pytest
+
+from pbft.messages import Consistency, ReadReply
+from pbft_client.collector import Ignored
+from pbft_client.gathering import Call, GatherSettings, Transmission
+from pbft_client.reads import Reads, ReadSettings, ReadSettlement
+from tests.unit.client.world import World, at, read_in, read_reply
+
+FAST, STALE = Consistency.LINEARIZABLE, Consistency.STALE
+
+
+class Driver:
+    """Reads with everything they send decoded."""
+
+    def __init__(self, up: range = range(4), random: float = 0.0) -> None:
+        self.world = World()
+        settings = ReadSettings(GatherSettings(under_way=2, enough_calls=3, patience_us=5_000))
+        self.reads = Reads(self.world.genesis, 2**64 - 1, lambda: random, settings)
+        for replica in up:
+            self.reads.link_up(replica)
+
+    def calls(self, consistency: Consistency, *queries: bytes) -> list[Call]:
+        calls = [Call(query) for query in queries]
+        for call in calls:
+            self.reads.enqueue(call, consistency)
+        return calls
+
+    def ask(self, seconds: float) -> list[Transmission]:
+        return self.reads.poll(at(seconds))
+
+    def receive(self, replica: int, reply: ReadReply) -> list[ReadSettlement]:
+        return self.reads.receive(self.world.reads(replica, [reply]))
+
+
+def test_a_read_goes_to_all_and_one_sends_the_results() -> None:
+    driver = Driver(random=0.5)
+    (call,) = driver.calls(FAST, b"q")
+    full, bare = driver.ask(0)
+    assert full.replicas == (2,)
+    assert bare.replicas == (0, 1, 3)
+    read = read_in(full.item)
+    assert (read.queries, read.consistency, read.full_results) == ((b"q",), FAST, True)
+    assert not read_in(bare.item).full_results
+    assert read_in(bare.item).nonce == read.nonce == 0, "nonces wrap at 64 bits"
+    answer = read_reply(read.nonce, (b"q",), (b"r",))
+    assert driver.receive(0, answer) == []
+    assert driver.receive(1, answer) == []
+    (settlement,) = driver.receive(3, answer)
+    assert settlement.calls == [call]
+    assert settlement.decision is not None
+    assert settlement.decision.results == (b"r",)
+    assert driver.reads.next_deadline_us() is None
+
+
+def test_each_question_has_a_nonce_of_its_own() -> None:
+    driver = Driver()
+    nonces = set()
+    for query in (b"1", b"2"):
+        driver.calls(FAST, query, query, query)
+        nonces.add(read_in(driver.ask(0)[0].item).nonce)
+    assert len(nonces) == 2
+
+
+def test_reads_gather_while_others_are_under_way() -> None:
+    driver = Driver()
+    driver.calls(FAST, b"1", b"2")
+    assert read_in(driver.ask(0)[0].item).queries == (b"1", b"2")
+    driver.calls(FAST, b"3")
+    assert driver.ask(0) == []
+    assert driver.reads.next_deadline_us() == 5_000
+    assert read_in(driver.ask(0.005)[0].item).queries == (b"3",)
+
+
+def test_a_read_whose_answers_do_not_match_is_handed_back() -> None:
+    driver = Driver()
+    calls = driver.calls(FAST, b"q")
+    driver.ask(0)
+    new, old = (read_reply(0, (b"q",), (value,)) for value in (b"new", b"old"))
+    assert driver.receive(0, new) == []
+    assert driver.receive(1, old) == []
+    assert driver.receive(2, new) == []
+    (settlement,) = driver.receive(3, old)
+    assert settlement == ReadSettlement(list(calls), None)
+    assert calls[0].carrier is None
+    assert driver.reads.close() == []
+
+
+def test_a_read_that_is_not_answered_in_time_is_handed_back() -> None:
+    driver = Driver()
+    driver.calls(FAST, b"q")
+    driver.ask(0)
+    driver.receive(0, read_reply(0, (b"q",), (b"r",)))
+    assert driver.reads.next_deadline_us() == 200_000
+    assert driver.reads.expire(at(0.199)) == []
+    (settlement,) = driver.reads.expire(at(0.2))
+    assert settlement.decision is None
+    assert driver.receive(1, read_reply(0, (b"q",), (b"r",))) == []
+    assert driver.reads.ignored[Ignored.UNKNOWN_REQUEST] == 1
+
+
+def test_a_read_is_handed_back_when_too_few_streams_are_left() -> None:
+    driver = Driver()
+    driver.calls(FAST, b"q")
+    driver.ask(0)
+    assert driver.reads.link_down(3) == []
+    (settlement,) = driver.reads.link_down(1)
+    assert settlement.decision is None
+
+
+def test_reads_wait_while_too_few_streams_are_up() -> None:
+    driver = Driver(up=range(2))
+    driver.calls(FAST, b"q")
+    assert driver.ask(0) == []
+    assert driver.reads.next_deadline_us() is None
+    driver.reads.link_up(2)
+    assert len(driver.ask(1)) == 2
+
+
+def test_after_a_failure_another_replica_is_asked_for_the_results() -> None:
+    driver = Driver()
+    for expected in (0, 1, 2):
+        driver.calls(FAST, b"q")
+        assert driver.ask(0)[0].replicas == (expected,)
+        assert len(driver.reads.expire(at(1))) == 1
+
+
+def test_a_replica_that_is_not_connected_is_not_asked_for_the_results() -> None:
+    driver = Driver()
+    driver.reads.link_down(0)
+    driver.calls(FAST, b"q")
+    full, bare = driver.ask(0)
+    assert (full.replicas, bare.replicas) == ((1,), (2, 3))
+
+
+def test_a_stale_read_is_content_with_f_plus_1() -> None:
+    driver = Driver()
+    driver.calls(STALE, b"q")
+    driver.ask(0)
+    new, old = (read_reply(0, (b"q",), (value,)) for value in (b"new", b"old"))
+    assert driver.receive(0, new) == []
+    assert driver.receive(1, old) == []
+    (settlement,) = driver.receive(2, old)
+    assert settlement.decision is not None
+    assert settlement.decision.results == (b"old",)
+
+
+def test_a_stale_read_that_fails_is_asked_anew_but_not_in_a_tight_loop() -> None:
+    driver = Driver()
+    (call,) = driver.calls(STALE, b"q")
+    driver.ask(0)
+    for replica in range(4):
+        answer = read_reply(0, (b"q",), (b"%d" % replica,))
+        assert driver.receive(replica, answer) == []
+    assert driver.ask(0.01) == []
+    assert driver.reads.expire(at(0.05)) == []
+    assert read_in(driver.ask(0.05)[0].item).nonce == 1
+    answer = read_reply(1, (b"q",), (b"r",))
+    assert driver.receive(1, answer) == []
+    (settlement,) = driver.receive(2, answer)
+    assert settlement.calls == [call]
+
+
+def test_a_read_given_up_is_forgotten() -> None:
+    driver = Driver()
+    first, second = driver.calls(FAST, b"1", b"2")
+    driver.ask(0)
+    (waiting,) = driver.calls(FAST, b"3")
+    assert driver.reads.answers(first).needed == 3
+    assert driver.reads.answers(waiting).answered == ()
+    driver.receive(2, read_reply(0, (b"1", b"2"), (b"", b"")))
+    assert driver.reads.answers(first).answered == (2,)
+    driver.reads.abandon(waiting)
+    driver.reads.abandon(first)
+    assert driver.reads.next_deadline_us() == 200_000
+    driver.reads.abandon(second)
+    assert driver.reads.next_deadline_us() is None
+    assert driver.ask(1) == []
+
+
+def test_closing_returns_what_gets_no_answer() -> None:
+    driver = Driver()
+    (under_way,) = driver.calls(FAST, b"1")
+    driver.ask(0)
+    (waiting,) = driver.calls(STALE, b"2")
+    assert driver.reads.close() == [under_way, waiting]
+    assert driver.ask(1) == []
+
+
+@pytest.mark.parametrize("consistency", [FAST, STALE])
+def test_an_answer_to_an_old_nonce_is_ignored(consistency: Consistency) -> None:
+    driver = Driver()
+    driver.calls(consistency, b"q")
+    driver.ask(0)
+    for replica in range(4):
+        assert driver.receive(replica, read_reply(77, (b"q",), (b"r",))) == []
+    assert driver.reads.ignored[Ignored.UNKNOWN_REQUEST] == 4

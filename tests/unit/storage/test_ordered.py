@@ -1,0 +1,93 @@
+"""The order of records on disk."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbft.storage.ordered import (
+    KEY_BYTES_MAX,
+    decode_key,
+    encode_key,
+    is_storable,
+    key_prefix,
+)
+from pbft.storage.sorted_keys import RECENT_KEYS_MAX, SortedKeys
+from pbft.types import UINT64_MAX
+
+DOMAINS = st.integers(0, 255)
+KEYS = st.lists(st.sampled_from([0, 1, 2, 97, 254, 255]), max_size=6).map(bytes)
+VERSIONS = st.integers(0, UINT64_MAX) | st.integers(0, 3)
+NAMES = st.tuples(DOMAINS, KEYS, VERSIONS)
+
+
+@given(NAMES, NAMES)
+def test_records_sort_by_domain_then_key_then_version_from_the_highest(
+    one: tuple[int, bytes, int], other: tuple[int, bytes, int]
+) -> None:
+    def order(name: tuple[int, bytes, int]) -> tuple[int, bytes, int]:
+        return name[0], name[1], -name[2]
+
+    assert (encode_key(*one) < encode_key(*other)) == (order(one) < order(other))
+    assert decode_key(encode_key(*one)) == one
+
+
+@given(NAMES, NAMES)
+def test_a_prefix_is_that_of_one_key_only(
+    one: tuple[int, bytes, int], other: tuple[int, bytes, int]
+) -> None:
+    same_key = one[:2] == other[:2]
+    assert encode_key(*one).startswith(key_prefix(*other[:2])) == same_key
+
+
+@pytest.mark.parametrize(
+    ("domain", "key", "version", "storable"),
+    [
+        (0, b"", 0, True),
+        (255, b"k" * 500, UINT64_MAX, True),
+        (255, bytes(250), UINT64_MAX, True),
+        (0, b"k" * 501, 0, False),
+        (0, bytes(250) + b"k", 0, False),
+        (256, b"k", 0, False),
+        (-1, b"k", 0, False),
+        (0, b"k", UINT64_MAX + 1, False),
+        (0, b"k", -1, False),
+    ],
+)
+def test_what_can_be_stored(domain: int, key: bytes, version: int, storable: bool) -> None:
+    assert is_storable(domain, key, version) == storable
+    if storable:
+        assert len(encode_key(domain, key, version)) <= KEY_BYTES_MAX
+
+
+BOUNDS = st.integers(0, 3_000).map(lambda number: b"%04d" % number)
+
+
+@given(
+    st.sets(st.integers(0, 3_000), max_size=400).flatmap(
+        lambda numbers: st.permutations(sorted(numbers))
+    ),
+    st.lists(st.tuples(BOUNDS, BOUNDS | st.none()), min_size=1, max_size=5),
+)
+def test_keys_added_in_any_order_are_walked_in_order(
+    numbers: list[int], ranges: list[tuple[bytes, bytes | None]]
+) -> None:
+    keys = SortedKeys()
+    added = []
+    for position, number in enumerate(numbers):
+        keys.add(b"%04d" % number)
+        added.append(b"%04d" % number)
+        if position % 100 == 0:
+            for start, end in ranges:
+                expected = [key for key in added if key >= start and (end is None or key < end)]
+                assert list(keys.between(start, end)) == sorted(expected)
+
+
+def test_many_keys_are_kept_in_few_runs() -> None:
+    keys = SortedKeys()
+    count = 40 * RECENT_KEYS_MAX
+    for number in range(count):
+        keys.add(b"%06d" % (number * 7919 % count))
+    assert list(keys.between(b"", None)) == [b"%06d" % number for number in range(count)]
+    lengths = [len(run) for run in keys._runs]
+    assert len(lengths) <= 6
+    assert all(longer > shorter for longer, shorter in zip(lengths, lengths[1:], strict=False))
