@@ -1,10 +1,9 @@
 """Client library of the PBFT key-value cluster.
 
-    from pbft_client import Client
+from pbft_client import Client
 
-    async with await Client.connect("cluster.toml", key="alice.key") as kv:
-        await kv.put(b"config/color", b"blue")
-        pair = await kv.get(b"config/color")
+async with await Client.connect("cluster.toml", key="alice.key") as kv: await
+kv.put(b"config/color", b"blue") pair = await kv.get(b"config/color")
 
 Names are imported when they are first used: gRPC alone takes a quarter of a second to load.
 """

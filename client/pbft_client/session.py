@@ -3,9 +3,8 @@
 Sans-IO: time and randomness are handed in, transmissions and settlements come out, so the simulator
 runs this very code. One loop drives it::
 
-    session.enqueue(call)                                  # as often as there are calls
-    send(session.poll(now))                                # after any of these, and at
-    tell(session.receive(envelope, now))                   # session.next_deadline_us()
+session.enqueue(call) # as often as there are calls send(session.poll(now)) # after any of these,
+and at tell(session.receive(envelope, now)) # session.next_deadline_us()
 
 Exactly once: a request keeps its number and its bytes however often it is sent. It leaves only when
 f + 1 replicas told its fate, or when all its calls were given up, their outcome reported as

@@ -1,9 +1,8 @@
 """Waits until replicas have reached something, as their admin listeners tell it."""
 
 import asyncio
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,9 +15,7 @@ POLL_SECONDS = 0.05
 WAIT_SECONDS = 30.0
 NORMAL = "normal"
 Reached = TypeVar("Reached")
-COMMITS_SENT = re.compile(
-    rb'^pbft_messages_total\{direction="out",type="commit"\} ([0-9.e+]+)$', re.MULTILINE
-)
+COMMITS_SENT = {"direction": "out", "type": "commit"}
 
 
 class Observer:
@@ -69,7 +66,8 @@ class Observer:
 
         await self._wait(caught_up, f"replica {replica} does not catch up")
         deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
-        while await asyncio.to_thread(self._commits_sent, replica) == 0:
+        messages = "pbft_messages_total"
+        while not await asyncio.to_thread(self._metric, replica, messages, COMMITS_SENT):
             if asyncio.get_running_loop().time() > deadline:
                 raise CommandFailed(f"replica {replica} does not vote after {WAIT_SECONDS:.0f} s")
             await asyncio.sleep(POLL_SECONDS)
@@ -107,10 +105,22 @@ class Observer:
                 raise CommandFailed(f"{failure} after {WAIT_SECONDS:.0f} s: {told}")
             await asyncio.sleep(POLL_SECONDS)
 
-    def _commits_sent(self, replica: ReplicaId) -> int:
+    async def evidence_against(self, culprit: ReplicaId, witness: ReplicaId) -> int:
+        """Proofs of misbehaviour of one replica that another one holds since its start."""
+        return await asyncio.to_thread(
+            self._metric, witness, "pbft_evidence_total", {"replica": str(culprit)}
+        )
+
+    def _metric(self, replica: ReplicaId, name: str, labels: Mapping[str, str]) -> int:
+        """Sum of the samples of a metric that have these labels; 0 if the replica is silent."""
         try:
             _, body = get(self._addresses[replica], "/metrics")
         except OSError:
             return 0
-        found = COMMITS_SENT.search(body)
-        return 0 if found is None else int(float(found[1]))
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        samples = (line.rsplit(" ", 1) for line in body.decode().splitlines())
+        return sum(
+            int(float(sample[1]))
+            for sample in samples
+            if sample[0].startswith(name + "{") and all(pair in sample[0] for pair in wanted)
+        )

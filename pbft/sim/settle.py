@@ -129,7 +129,7 @@ def require_stable_view(world: World) -> None:
     if view is not None and sum(world.view_changes.values()) != begun:
         primary = world.nodes[world.genesis.thresholds.primary_of(view)]
         if primary.is_honest:
-            raise Violation("I14", f"view {view} of an honest primary was left though all was quiet")
+            raise Violation("I14", f"view {view} of an honest primary was left in the quiet")
     require_requests_done(world)
     require_convergence(world)
 

@@ -7,7 +7,8 @@ rules, each with its argument below, keep it near linear for histories of a key-
 
 1. An operation that changed nothing (a read, a failed cas) and fits the value is placed at once: in
    any order that goes on from here it can be moved to the front.
-2. A value that is still to be read, and that nothing can write again, is not overwritten.
+2. A value that is still to be read, and that nothing can write again, is not overwritten; nor one
+   from which only a cas of unknown outcome leads to such a value.
 3. An operation of unknown outcome is placed only where something notices it: if the next one has
    the same result and leaves the same value without it, the order without it is just as good.
 4. What failed with some operations of unknown outcome spent fails with more of them spent.
@@ -196,6 +197,11 @@ class _Search:
         steps = self._rank(steps)
         self._required = [step for step in steps if step.operation.outcome is Outcome.OK]
         self._optional = [step for step in steps if step.operation.outcome is Outcome.UNKNOWN]
+        # For each value what optional exchanges would make of it, with their indices.
+        self._exchanges: dict[Value, list[tuple[int, Value]]] = defaultdict(list)
+        for index, step in enumerate(self._optional):
+            if isinstance(step.action, Cas):
+                self._exchanges[step.action.expect].append((index, step.action.value))
         # For each (low, mask, value) the sets of spent steps that were tried and not contained in
         # one another.
         self._tried: dict[tuple[int, int, Value], list[int]] = {}
@@ -243,18 +249,33 @@ class _Search:
         if frame.unnoticed and step.after(frame.unnoticed[0]) == (True, value):
             return None  # Rule 3.
         self._count(step, -1)
+        mask, spent = frame.mask, frame.spent
+        if is_required:
+            mask |= 1 << (index - frame.low)
+        else:
+            spent |= 1 << index
         if (
             value != frame.value
-            and self._to_read[frame.value] > 0
             and self._to_write[frame.value] == 0
+            and self._would_miss(frame.value, spent, value)
         ):
             self._count(step, 1)
             return None  # Rule 2.
-        if is_required:
-            mask = frame.mask | 1 << (index - frame.low)
-            return self._enter(frame.low, mask, frame.spent, value, (), [step])
-        spent = frame.spent | 1 << index
-        return self._enter(frame.low, frame.mask, spent, value, (frame.value,), [step])
+        unnoticed = () if is_required else (frame.value,)
+        return self._enter(frame.low, mask, spent, value, unnoticed, [step])
+
+    def _would_miss(self, lost: Value, spent: int, current: Value) -> bool:
+        """Whether `lost`, which nothing can write again, is still to be read, or is what the only
+        writer of such a value expects."""
+        if self._to_read[lost] > 0:
+            return True
+        return any(
+            not spent >> index & 1
+            and self._to_write[value] == 1
+            and value != current
+            and self._would_miss(value, spent, current)
+            for index, value in self._exchanges.get(lost, ())
+        )
 
     def _enter(
         self,

@@ -1,8 +1,9 @@
 """Fake replicas on real gRPC: they agree by sharing one order in memory, and can be told to lie."""
 
 import asyncio
+import functools
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pbft.codec import (
 )
 from pbft.crypto.digest import query_digest, request_digest, results_digest
 from pbft.crypto.keys import save_key_pair
+from pbft.crypto.signing import ReplicaSigner
 from pbft.genesis import dump_genesis
 from pbft.messages import (
     GatewayChallenge,
@@ -38,7 +40,27 @@ from pbft_client.grpc_environment import aio, grpc
 from tests.harness.records import DictState
 from tests.unit.client.world import real_world
 
+Scenario = Callable[..., Coroutine[None, None, None]]
 Stream = asyncio.Queue[bytes | None]
+
+
+def in_loop(test: Scenario) -> Callable[..., None]:
+    """Runs an async test in an event loop of its own, and requires that it leaves no task
+    behind."""
+
+    @functools.wraps(test)
+    def run(*arguments: object, **fixtures: object) -> None:
+        async def checked() -> None:
+            before = asyncio.all_tasks()
+            async with asyncio.timeout(30):
+                await test(*arguments, **fixtures)
+            await asyncio.sleep(0)
+            leaked = [task for task in asyncio.all_tasks() - before if not task.done()]
+            assert not leaked, leaked
+
+        asyncio.run(checked())
+
+    return run
 
 
 @dataclass
@@ -61,8 +83,7 @@ class Order:
         results = ()
         if outcome is Outcome.EXECUTED:
             results = tuple(
-                self.store.execute(operation, 0, request.client)
-                for operation in request.operations
+                self.store.execute(operation, 0, request.client) for operation in request.operations
             )
         self.decided[key] = Reply(
             request.session,
@@ -99,7 +120,9 @@ class FakeReplica:
         self._server: aio.Server | None = None
 
     async def start(self, port: int = 0) -> None:
-        server = aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)])
+        server = aio.server(
+            options=[("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)]
+        )
         handler = grpc.stream_stream_rpc_method_handler(self._connect)
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("pbft.wire.Gateway", {"Connect": handler}),)
@@ -134,10 +157,8 @@ class FakeReplica:
         message = Replies(self.cluster.world.client, self.view, (self.rewrite_reply(reply),))
         self.send(self._signer().sign(message))
 
-    def _signer(self):  # type: ignore[no-untyped-def]
-        return self.cluster.world.replica_signer(
-            self.index, self.cluster.world.keys[self.signs_as]
-        )
+    def _signer(self) -> ReplicaSigner:
+        return self.cluster.world.replica_signer(self.index, self.cluster.world.keys[self.signs_as])
 
     async def _connect(self, _: object, context: "aio.ServicerContext[bytes, bytes]") -> None:
         if not self.greets:
@@ -225,12 +246,13 @@ class FakeCluster:
 
     async def connect(self, timeout: float = 5.0, **settings: object) -> Client:
         chosen = replace(ClientSettings(close_seconds=0.2), **settings)  # type: ignore[arg-type]
-        client = await Client.connect(self.file, timeout=timeout, settings=chosen)
-        while sum(bool(replica.streams) for replica in self.replicas if replica.greets) < len(
-            [replica for replica in self.replicas if replica.greets and replica.address]
-        ):
-            await asyncio.sleep(0.005)
-        return client
+        return await Client.connect(self.file, timeout=timeout, settings=chosen)
+
+    async def streams(self, count: int) -> None:
+        """Waits until so many replicas have a stream of the client."""
+        async with asyncio.timeout(5):
+            while sum(bool(replica.streams) for replica in self.replicas) != count:
+                await asyncio.sleep(0.005)
 
     def submit(self, by: FakeReplica, submit: Submit) -> None:
         """Any replica that is sent a request passes it on; all answer the client."""

@@ -26,9 +26,7 @@ class Driver:
         assert isinstance(gather, GatherSettings)
         chosen = SessionSettings(gather=gather, retransmission_jitter=0.0)
         chosen = replace(chosen, **settings)  # type: ignore[arg-type]
-        self.session = Session(
-            self.world.genesis, self.world.signer, SESSION, lambda: 0.5, chosen
-        )
+        self.session = Session(self.world.genesis, self.world.signer, SESSION, lambda: 0.5, chosen)
         self.digests: dict[tuple[int, int], bytes] = {}
         for replica in up:
             self.session.link_up(replica)

@@ -37,7 +37,8 @@ def at(seconds: float, wall_us: int = 1_000_000) -> Instant:
 
 
 class World:
-    """Genesis, signers and an opener of n replicas; builds envelopes as replicas would send them."""
+    """Genesis, signers and an opener of n replicas; builds envelopes as replicas would send
+    them."""
 
     def __init__(self, replicas: int = 4, scheme: SignatureScheme = FAKE) -> None:
         self.keys = [scheme.key_pair(seed_of(replica)) for replica in range(replicas)]

@@ -1,5 +1,7 @@
 """The verifier admits what is right, with both schemes, and remembers it."""
 
+from dataclasses import replace
+
 import pytest
 
 from pbft.codec import encode_batch, encode_peer_item
@@ -24,6 +26,7 @@ from pbft.messages import (
     Replies,
     Role,
     SignedMessage,
+    StableCertificate,
     StateChunk,
     StateLeaves,
     StateRecord,
@@ -267,6 +270,21 @@ def test_relevance_is_asked_before_any_signature(world: Cluster) -> None:
         assert caught.value.reason is Reason.UNWANTED
         assert asked.pop() == (sender, message)
     assert scheme.checks == 0
+
+
+def test_the_shape_of_a_certificate_is_judged_before_any_signature(world: Cluster) -> None:
+    scheme = Counting(world.scheme)
+    verifier = Verifier(world.genesis, scheme)
+    first, second, third = world.stable().checkpoints
+    for checkpoints in (
+        (first, second, second),
+        (first, second, replace(third, signer=4)),
+        (first, second, world.replicas[2].sign(Checkpoint(128, b"s" * 32))),
+    ):
+        with pytest.raises(Rejected) as caught:
+            verifier.admit_peer(3, encode_peer_item(StableCertificate(checkpoints)))
+        assert caught.value.reason is Reason.BAD_CERTIFICATE
+        assert scheme.checks == 0
 
 
 def test_relevance_is_asked_also_for_a_remembered_request(world: Cluster) -> None:

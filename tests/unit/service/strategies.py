@@ -61,9 +61,7 @@ def plain_puts() -> st.SearchStrategy[kv_pb2.RequestOp]:
 
 def deletes() -> st.SearchStrategy[kv_pb2.RequestOp]:
     return st.builds(
-        lambda **fields: kv_pb2.RequestOp(
-            request_delete_range=kv_pb2.DeleteRangeRequest(**fields)
-        ),
+        lambda **fields: kv_pb2.RequestOp(request_delete_range=kv_pb2.DeleteRangeRequest(**fields)),
         key=KEYS,
         range_end=st.one_of(st.just(b""), RANGE_ENDS),
         prev_kv=SWITCH,

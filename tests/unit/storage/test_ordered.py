@@ -1,5 +1,7 @@
 """The order of records on disk."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,4 +92,4 @@ def test_many_keys_are_kept_in_few_runs() -> None:
     assert list(keys.between(b"", None)) == [b"%06d" % number for number in range(count)]
     lengths = [len(run) for run in keys._runs]
     assert len(lengths) <= 6
-    assert all(longer > shorter for longer, shorter in zip(lengths, lengths[1:], strict=False))
+    assert all(longer > shorter for longer, shorter in pairwise(lengths))

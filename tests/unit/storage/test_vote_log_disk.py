@@ -12,6 +12,7 @@ import pytest
 from pbft.core.effects import Persist, Truncate
 from pbft.storage import log_records
 from pbft.storage.api import StorageCorrupt, StorageFailed
+from pbft.storage.checksum import protect
 from pbft.storage.vote_log import LmdbVoteLog
 from tests.unit.storage.builders import (
     accepted,
@@ -106,6 +107,33 @@ def test_a_missing_batch_is_detected(tmp_path: Path) -> None:
     with pytest.raises(StorageCorrupt, match=r"sequence 9.*batch is missing"):
         log.load()
     log.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        (log_records.STABLE, b"\x00\x00\x00\x09short", "do not add up"),
+        (log_records.STABLE, b"", "do not add up"),
+        (log_records.STABLE, bytes(8), "a digest of 0 bytes"),
+        (log_records.VIEW_CHANGE, b"\x00\x00\x00\x01v\x00\x00\x00\x01s", "does not decode"),
+    ],
+)
+def test_a_record_of_another_form_is_detected(
+    tmp_path: Path, key: bytes, value: bytes, complaint: str
+) -> None:
+    written_log(tmp_path).close()
+    overwrite(tmp_path, key, protect(key, value))
+    log = LmdbVoteLog(tmp_path)
+    with pytest.raises(StorageCorrupt, match=f"{log_records.NAMES[key]}: .*{complaint}"):
+        log.load()
+    log.close()
+
+
+def test_a_log_that_lmdb_cannot_read_is_corrupt(tmp_path: Path) -> None:
+    log = written_log(tmp_path)
+    log.close()
+    with pytest.raises(StorageCorrupt, match="cannot be read"):
+        log.load()
 
 
 def test_a_body_is_stored_once(tmp_path: Path) -> None:

@@ -1,0 +1,342 @@
+"""The whole client against fake replicas on real gRPC: what a user sees."""
+
+import asyncio
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pbft.errors import ConfigurationError
+from pbft.messages import Outcome, Reply
+from pbft_client.client import Client
+from pbft_client.engine import ClientSettings
+from pbft_client.errors import (
+    Cancellation,
+    ClientClosed,
+    InvalidCall,
+    OutcomeUnknown,
+    RequestRejected,
+    ResultForgotten,
+    ServiceError,
+    TooFewAnswers,
+    may_take_effect,
+)
+from pbft_client.results import KeyValue
+from tests.unit.client.fake_cluster import FakeCluster, in_loop
+from tests.unit.client.world import forgotten
+
+
+@in_loop
+async def test_every_operation_of_the_store(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        put = await client.put(b"a", b"1")
+        assert (put.revision, put.previous) == (2, None)
+        assert (put.execution.sequence, put.execution.index) == (1, 0)
+        again = await client.put(b"a", b"2", return_previous=True)
+        assert again.previous == KeyValue(b"a", b"1", 2, 2, 1)
+        assert await client.get(b"a") == KeyValue(b"a", b"2", 2, 3, 2)
+        assert await client.get(b"b") is None
+
+        assert await client.cas(b"b", expect=None, value=b"new")
+        assert not await client.cas(b"b", expect=None, value=b"newer")
+        assert await client.cas(b"b", expect=b"new", value=b"newest")
+        assert not await client.cas(b"b", expect=b"new", value=b"lost")
+
+        await client.put(b"\xff\xff", b"last")
+        found = await client.range(prefix=b"")
+        assert [pair.key for pair in found] == [b"a", b"b", b"\xff\xff"]
+        assert (found.count, found.more, found.revision, found.execution) == (3, False, None, None)
+        assert [pair.key for pair in await client.range(prefix=b"\xff")] == [b"\xff\xff"]
+        assert [pair.key for pair in await client.range(b"a", range_end=b"b")] == [b"a"]
+        limited = await client.range(prefix=b"", limit=1, keys_only=True, consistency="ordered")
+        assert (len(limited), limited.more, limited.items[0].value) == (1, True, b"")
+        assert limited.revision == 6
+        assert limited.execution is not None
+        assert (await client.range(prefix=b"", with_revision=True)).revision == 6
+        assert (await client.range(prefix=b"", count_only=True, consistency="stale")).count == 3
+
+        deleted = await client.delete(prefix=b"a", return_previous=True)
+        assert (deleted.deleted, deleted.previous[0].value) == (1, b"2")
+        assert (await client.delete(b"a")).deleted == 0
+        result = await client.execute(b"")
+        assert result.result != b""
+
+
+@in_loop
+async def test_calls_made_together_travel_together_and_cost_two_signature_checks(
+    tmp_path: Path,
+) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        puts = await asyncio.gather(*(client.put(b"k%d" % i, b"v") for i in range(50)))
+        assert [put.execution.index for put in puts] == list(range(50))
+        assert {put.execution.number for put in puts} == {1}
+        assert client.signature_checks == 2
+        await asyncio.gather(*(client.get(b"k%d" % i) for i in range(50)))
+        assert {len(replica.reads) for replica in cluster.replicas} <= {0, 1}
+        assert client.signature_checks == 2 + 3
+
+
+@in_loop
+async def test_2000_puts_in_flight_are_all_answered(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        puts = await asyncio.gather(*(client.put(b"k%d" % i, b"v" * 100) for i in range(2_000)))
+        places = {(put.execution.number, put.execution.index) for put in puts}
+        assert len(places) == 2_000
+        assert len({put.revision for put in puts}) == 2_000
+        requests = len(cluster.order.submitted)
+        assert 2 <= requests <= 16
+        assert client.signature_checks <= 2 * requests
+
+
+@in_loop
+async def test_an_error_of_the_store_is_definite_and_has_etcds_text(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        with pytest.raises(ServiceError, match="key is not provided") as caught:
+            await client.put(b"", b"x")
+        assert caught.value.code == 3
+        assert not may_take_effect(caught.value)
+
+
+@in_loop
+async def test_arguments_that_can_never_be_valid_are_refused_here(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        with pytest.raises(InvalidCall, match="at most 1048576"):
+            await client.put(b"k", b"x" * (1024 * 1024 + 1))
+        with pytest.raises(InvalidCall, match="consistency must be one of"):
+            await client.get(b"k", consistency="eventual")  # type: ignore[arg-type]
+        with pytest.raises(InvalidCall, match="either a key"):
+            await client.range(b"k", prefix=b"k")
+        with pytest.raises(InvalidCall, match="either a key"):
+            await client.delete()
+        assert cluster.order.submitted == []
+
+
+@in_loop
+async def test_a_call_not_answered_in_time_is_unknown_and_says_who_is_missing(
+    tmp_path: Path,
+) -> None:
+    async with FakeCluster(tmp_path) as cluster:
+        await cluster.replicas[2].stop()
+        async with await cluster.connect() as client:
+            for replica in (0, 3):
+                cluster.replicas[replica].is_silent = True
+            with pytest.raises(OutcomeUnknown) as caught:
+                await client.put(b"k", b"v", timeout=0.15)
+            assert may_take_effect(caught.value)
+            assert str(caught.value) == (
+                "no answer in time; the operation may have taken effect (1 of 4 answered, "
+                "2 matching needed, replica 0 did not answer, replica 2 refused the connection, "
+                "replica 3 did not answer)"
+            )
+
+
+@in_loop
+async def test_replicas_that_contradict_each_other_are_named_in_the_count(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        await cluster.streams(4)
+        for index, replica in enumerate(cluster.replicas):
+            replica.rewrite_reply = functools.partial(forgotten_at, sequence=index)
+        with pytest.raises(OutcomeUnknown, match="4 of 4 answered, 2 matching needed, 1 matched"):
+            await client.put(b"k", b"v", timeout=0.1)
+
+
+def forgotten_at(answer: Reply, sequence: int) -> Reply:
+    """A reply that matches no other."""
+    return replace(forgotten(answer), sequence=sequence + 100)
+
+
+@in_loop
+async def test_a_read_that_is_not_answered_had_no_effect(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        for replica in cluster.replicas[:3]:
+            replica.is_silent = True
+        for consistency in ("linearizable", "ordered", "stale"):
+            with pytest.raises(TooFewAnswers, match="1 of 4 answered") as caught:
+                await client.get(b"k", consistency=consistency, timeout=0.3)  # type: ignore[arg-type]
+            assert not may_take_effect(caught.value)
+
+
+@in_loop
+async def test_a_call_that_never_left_had_no_effect(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        with pytest.raises(TooFewAnswers) as caught:
+            task = asyncio.ensure_future(client.put(b"k", b"v", timeout=0))
+            await asyncio.sleep(0)
+            for pending in client._engine._deadlines.expire(2**62):
+                client._engine._fail(pending, client._engine._unanswered(pending, "too late"))
+            await task
+        assert not may_take_effect(caught.value)
+        assert cluster.order.submitted == []
+
+
+@in_loop
+async def test_cancelling_says_whether_the_operation_may_take_effect(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        for replica in cluster.replicas:
+            replica.is_silent = True
+        sent = asyncio.ensure_future(client.put(b"k", b"v"))
+        read = asyncio.ensure_future(client.get(b"k"))
+        await asyncio.sleep(0.05)
+        unsent = asyncio.ensure_future(client.put(b"k", b"w"))
+        await asyncio.sleep(0)
+        ended = []
+        for task in (unsent, sent, read):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await task
+            ended.append(caught.value)
+        assert [may_take_effect(error) for error in ended] == [False, True, False]
+        assert ended[0].args[0] == Cancellation(False)
+        assert "not sent" in str(ended[0].args[0])
+        assert "may still take effect" in str(ended[1].args[0])
+        assert client._engine.session.under_way == 0
+        assert client._engine.session.acknowledged == 1
+
+
+@in_loop
+async def test_cancelling_by_asyncio_timeout_stays_a_timeout(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        for replica in cluster.replicas:
+            replica.is_silent = True
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.put(b"k", b"v")
+
+
+@in_loop
+async def test_cancelling_after_the_answer_came_is_harmless(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        task = asyncio.ensure_future(client.put(b"k", b"v"))
+        while client._engine.session.under_way or not cluster.order.submitted:
+            await asyncio.sleep(0)
+        if not task.done():
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert (await client.put(b"k", b"w")).revision == 3
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "unknown"),
+    [
+        (Outcome.SESSION_EXPIRED, OutcomeUnknown, True),
+        (Outcome.CONFLICT, RequestRejected, False),
+        (Outcome.EXPIRED, RequestRejected, False),
+        (Outcome.CLIENT_REFUSED, RequestRejected, False),
+        (Outcome.SESSION_CLOSED, OutcomeUnknown, True),
+    ],
+)
+def test_what_a_request_that_was_not_executed_ends_with(
+    tmp_path: Path, outcome: Outcome, error: type[Exception], unknown: bool
+) -> None:
+    @in_loop
+    async def scenario() -> None:
+        async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+            cluster.order.outcome = outcome
+            first_session = client._engine.session.session
+            with pytest.raises(error) as caught:
+                await client.put(b"k", b"v")
+            assert may_take_effect(caught.value) is unknown
+            cluster.order.outcome = Outcome.EXECUTED
+            assert (await client.put(b"k", b"w")).revision == 2
+            lost = outcome in (
+                Outcome.SESSION_EXPIRED,
+                Outcome.CONFLICT,
+                Outcome.SESSION_CLOSED,
+            )
+            assert (client._engine.session.session > first_session) is lost
+
+    scenario()
+
+
+@in_loop
+async def test_an_expired_session_is_reopened_above_the_highest_known(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        cluster.order.outcome = Outcome.SESSION_EXPIRED
+        cluster.order.highest_session = 2**62
+        with pytest.raises(OutcomeUnknown, match="session expired"):
+            await client.put(b"k", b"v")
+        cluster.order.outcome, cluster.order.highest_session = Outcome.EXECUTED, 0
+        put = await client.put(b"k", b"w")
+        assert (put.execution.session, put.execution.number) == (2**62 + 1, 1)
+
+
+@in_loop
+async def test_a_forgotten_result_is_told_as_executed(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        for replica in cluster.replicas:
+            replica.rewrite_reply = forgotten
+        with pytest.raises(ResultForgotten, match="executed") as caught:
+            await client.put(b"k", b"v")
+        assert may_take_effect(caught.value)
+
+
+@in_loop
+async def test_closing_ends_the_session_and_calls_under_way(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster:
+        client = await cluster.connect(close_seconds=2.0)
+        await client.put(b"k", b"v")
+        await client.close()
+        closing = cluster.order.submitted[-1]
+        assert closing.close_session
+        assert (closing.number, closing.acknowledged) == (2, 1)
+        await client.close()
+        with pytest.raises(ClientClosed):
+            await client.put(b"k", b"v")
+        await cluster.streams(0)
+
+
+@in_loop
+async def test_closing_does_not_wait_long_for_silent_replicas(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster:
+        client = await cluster.connect()
+        await client.put(b"k", b"v")
+        for replica in cluster.replicas:
+            replica.is_silent = True
+        put = asyncio.ensure_future(client.put(b"k", b"w"))
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(2):
+            await client.close()
+        with pytest.raises(OutcomeUnknown, match="client was closed"):
+            await put
+
+
+@in_loop
+async def test_connecting_fails_with_the_reason_of_each_replica(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster:
+        await asyncio.gather(*(replica.stop() for replica in cluster.replicas[:3]))
+        with pytest.raises(TooFewAnswers) as caught:
+            await cluster.connect(timeout=0.3)
+        assert str(caught.value) == (
+            "cannot connect to the cluster (1 of 4 answered, 2 matching needed, "
+            "replica 0 refused the connection, replica 1 refused the connection, "
+            "replica 2 refused the connection)"
+        )
+
+
+@in_loop
+async def test_a_wrong_configuration_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        await Client.connect(tmp_path / "nothing.toml")
+    async with FakeCluster(tmp_path) as cluster:
+        text = cluster.file.read_text()
+        cluster.file.write_text(text.replace('key = "clients/0.key"\n', ""))
+        with pytest.raises(ConfigurationError, match="names no key"):
+            await Client.connect(cluster.file)
+        cluster.file.write_text(text + '\n[[replicas]]\nclient = "127.0.0.1:1"\n')
+        with pytest.raises(ConfigurationError, match="different clusters"):
+            await Client.connect(cluster.file)
+        (tmp_path / "genesis.toml").unlink()
+        with pytest.raises(ConfigurationError, match="cannot read the genesis"):
+            await Client.connect(cluster.file)
+
+
+@in_loop
+async def test_the_default_timeout_can_be_set(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster:
+        async with await cluster.connect(timeout_seconds=0.05) as client:
+            for replica in cluster.replicas:
+                replica.is_silent = True
+            with pytest.raises(OutcomeUnknown):
+                await client.put(b"k", b"v")
+    assert ClientSettings().timeout_seconds == 10.0

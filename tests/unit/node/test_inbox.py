@@ -1,0 +1,116 @@
+"""Fair and bounded: no sender starves another, none makes memory grow."""
+
+import asyncio
+import time
+
+from pbft.node.inbox import (
+    CLIENT_SOURCE_BYTES,
+    CLIENTS_BYTES,
+    PEER_SOURCE_BYTES,
+    ClientOrigin,
+    Inbox,
+    LinkChanged,
+    PeerOrigin,
+)
+from tests.unit.node.support import CLIENT, breathe
+
+
+def taken_peers(inbox: Inbox, count: int) -> list[tuple[int, bytes]]:
+    items = [inbox.peers.take() for _ in range(count)]
+    return [(origin.peer, item) for origin, item in filter(None, items)]
+
+
+def test_peers_take_turns_and_keep_their_own_order() -> None:
+    async def scenario() -> None:
+        inbox = Inbox(4)
+        await inbox.put_peer_items(1, [b"a", b"b", b"c", b"d"])
+        await inbox.put_peer_items(2, [b"x", b"y"])
+        expected = [(1, b"a"), (2, b"x"), (1, b"b"), (2, b"y"), (1, b"c"), (1, b"d")]
+        assert taken_peers(inbox, 6) == expected
+        assert inbox.peers.take() is None
+        assert inbox.peers.waiting_bytes == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_flood_waits_at_its_origin_and_others_do_not() -> None:
+    async def scenario() -> None:
+        inbox = Inbox(4)
+        flood = asyncio.create_task(inbox.put_peer_items(1, [bytes(PEER_SOURCE_BYTES // 2)] * 2))
+        await breathe()
+        assert not flood.done(), "the stream of a peer with a full queue is not read on"
+        async with asyncio.timeout(1):
+            await inbox.put_peer_items(2, [b"x"])
+        assert inbox.peers.take() is not None
+        async with asyncio.timeout(1):
+            await flood
+        assert taken_peers(inbox, 1) == [(2, b"x")]
+
+    asyncio.run(scenario())
+
+
+def test_clients_are_bounded_each_and_together() -> None:
+    async def scenario() -> None:
+        inbox = Inbox(4)
+        alone = asyncio.create_task(inbox.put_client_items(0, CLIENT, [bytes(CLIENT_SOURCE_BYTES)]))
+        await breathe()
+        assert not alone.done()
+        share = CLIENT_SOURCE_BYTES - 1
+        count = CLIENTS_BYTES // share + 1
+        tasks = [
+            asyncio.create_task(inbox.put_client_items(number, CLIENT, [bytes(share)]))
+            for number in range(1, count)
+        ]
+        await breathe()
+        assert not tasks[-1].done(), "below its own limit, but all together are above theirs"
+        assert tasks[0].done()
+        while inbox.clients.take() is not None:
+            pass
+        async with asyncio.timeout(1):
+            await asyncio.gather(alone, *tasks)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_forgotten_frees_its_room() -> None:
+    async def scenario() -> None:
+        inbox = Inbox(4)
+        await inbox.put_client_items(5, CLIENT, [b"a", b"b"])
+        await inbox.put_client_items(6, CLIENT, [b"c"])
+        await inbox.put_peer_items(1, [b"x"] * 3)
+        assert inbox.forget_client(5) == 2
+        assert inbox.forget_client(5) == 0
+        assert inbox.forget_peer_items(1) == 3
+        assert inbox.forget_peer_items(1) == 0
+        assert inbox.clients.take() == (ClientOrigin(6, CLIENT), b"c")
+        assert inbox.clients.waiting_bytes == inbox.peers.waiting_bytes == 0
+        await inbox.put_peer_items(1, [b"y"])
+        assert inbox.peers.take() == (PeerOrigin(1), b"y")
+
+    asyncio.run(scenario())
+
+
+def test_wait_ends_with_an_event_a_wake_or_the_deadline() -> None:
+    async def scenario() -> None:
+        inbox = Inbox(4)
+        for cause in (
+            lambda: inbox.put_own(LinkChanged(1, up=True)),
+            inbox.wake,
+            lambda: asyncio.ensure_future(inbox.put_peer_items(1, [b"x"])),
+            lambda: asyncio.ensure_future(inbox.put_client_items(1, CLIENT, [b"x"])),
+        ):
+            waiting = asyncio.create_task(inbox.wait(None))
+            await breathe()
+            assert not waiting.done()
+            cause()
+            async with asyncio.timeout(1):
+                await waiting
+            assert inbox.take_own() in (None, LinkChanged(1, up=True))
+            inbox.peers.take()
+            inbox.clients.take()
+        began = time.monotonic()
+        await inbox.wait(0.05)
+        assert 0.03 < time.monotonic() - began < 1
+        await inbox.wait(-1)
+
+    asyncio.run(scenario())
