@@ -79,6 +79,8 @@ class LocalLimits:
     healing_bytes_per_status: int = 4 * MIB
     view_change_interval_us: int = 50_000
     """View-changes of one signer looked at: at most one per interval."""
+    recall_interval_us: int = 100_000
+    """Recalls of one peer answered: at most one per interval in the long run."""
     leaves_interval_us: int = 500_000
     """Leaves served to one peer: at most once per interval in the long run."""
     chunk_interval_us: int = 2_000

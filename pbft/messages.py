@@ -27,6 +27,8 @@ class Kind(IntEnum):
     STATUS = 22
     REPLIES = 23
     READ_REPLIES = 24
+    RECALL = 25
+    RECALLED = 26
 
 
 class Role(IntEnum):
@@ -232,6 +234,33 @@ class ReadReplies:
     replies: tuple[ReadReply, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """After a start: what did I tell you before? The nonce is fresh."""
+
+    replica: ReplicaId
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """The answer to one Recall: the asker's own signed words that the peer holds above its h."""
+
+    replica: ReplicaId
+    """Who asked."""
+    nonce: bytes
+    view: View
+    stable_sequence: SequenceNumber
+    """The peer's h."""
+    checkpoints: tuple[Signed, ...]
+    """The certificate of h; empty for h = 0."""
+    view_change: Signed | None
+    votes: tuple[Signed, ...]
+
+
+REJOIN_OPERATION = b"rejoin"
+"""The one operation that a replica's own key may request: see pbft.core.amnesia."""
+
 # Items of a peer stream besides Signed.
 
 
@@ -377,6 +406,8 @@ SignedMessage: TypeAlias = (
     | Status
     | Replies
     | ReadReplies
+    | Recall
+    | Recalled
 )
 
 M_co = TypeVar("M_co", covariant=True)
@@ -454,6 +485,8 @@ Inbound: TypeAlias = (
     | Authenticated[ViewChange]
     | Authenticated[NewView]
     | Authenticated[Status]
+    | Authenticated[Recall]
+    | Authenticated[Recalled]
     | VerifiedProposal
     | VerifiedBatch
     | VerifiedCommitted

@@ -30,6 +30,8 @@ FRAME_BYTES = 1 * MIB
 QUEUE_BYTES = 32 * MIB
 """Waiting for one replica; beyond, items are not taken, and the session sends them again."""
 HANDSHAKE_SECONDS = 5.0
+STATUS_SECONDS = 0.5
+"""How long the reason of a broken stream may be later than the break."""
 RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
 SETTLED_SECONDS = 5.0
 """A stream that lasted this long was a good one: the next wait is the shortest again."""
@@ -191,20 +193,22 @@ class ReplicaLink:
 
     async def _carry(self, call: "aio.StreamStreamCall[bytes, bytes]") -> str:
         """One reader and one writer until either ends. Raises or returns what ended it."""
-        tasks = [asyncio.create_task(self._read(call)), asyncio.create_task(self._write(call))]
+        reader = asyncio.create_task(self._read(call))
+        writer = asyncio.create_task(self._write(call))
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            # A write fails as soon as the call has ended; only the reader learns why it has.
+            await asyncio.wait((reader,), timeout=STATUS_SECONDS)
         finally:
-            for task in tasks:
+            for task in (reader, writer):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(reader, writer, return_exceptions=True)
             call.cancel()
         if self._dropped is not None:
             raise self._dropped
-        for task in done:
-            # A call that gRPC cancelled ends its tasks as cancelled.
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
+        # A call that gRPC cancelled ends its tasks as cancelled.
+        if not reader.cancelled() and (error := reader.exception()) is not None:
+            raise error
         return "closed the stream"
 
     async def _read(self, call: "aio.StreamStreamCall[bytes, bytes]") -> None:
@@ -224,11 +228,7 @@ class ReplicaLink:
                 size += len(self._queue[0])
                 frame.append(self._queue.popleft())
             self._queue_bytes -= size
-            try:
-                await call.write(encode_client_frame(frame))
-            except asyncio.InvalidStateError:
-                # The call has ended; its status says more than this exception.
-                raise await _rpc_error(call) from None
+            await call.write(encode_client_frame(frame))
 
 
 def _report_bug(task: "asyncio.Task[None]") -> None:

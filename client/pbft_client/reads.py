@@ -114,15 +114,6 @@ class Reads:
         if not inquiry.live:
             self._under_way = {n: other for n, other in self._under_way.items() if other.live}
 
-    def close(self) -> list[Call]:
-        """Drops everything; returns the calls that will get no answer."""
-        dropped = list(self._wanted)
-        self._wanted.clear()
-        self._under_way.clear()
-        for waiting in self._waiting.values():
-            waiting.take_all()
-        return dropped
-
     def answers(self, call: Call) -> Answers:
         """Who answered a call so far, for the text of an error."""
         needed = self._needed(self._wanted[call])
@@ -188,7 +179,7 @@ class Reads:
         transmissions = []
         for consistency, waiting in self._waiting.items():
             # Without enough streams a question cannot be answered; the calls wait for one more.
-            while len(self._connected) >= self._needed(consistency) and waiting.may_go(
+            while self._has_enough_links(consistency) and waiting.may_go(
                 len(self._under_way), now.monotonic_us
             ):
                 settings = self._settings
@@ -196,20 +187,20 @@ class Reads:
                 transmissions += self._ask(calls, consistency, now)
         return transmissions
 
-    def has_enough_links(self, consistency: Consistency) -> bool:
-        """Whether a read could be answered by the replicas that are connected."""
-        return len(self._connected) >= self._needed(consistency)
-
     def next_deadline_us(self) -> Micros | None:
         """When to `expire` and `poll` even if nothing happens before; None: never."""
         deadlines = [inquiry.deadline_us for inquiry in self._under_way.values()]
         for consistency, waiting in self._waiting.items():
             patience_us = waiting.deadline_us(len(self._under_way))
-            if patience_us is not None and self.has_enough_links(consistency):
+            if patience_us is not None and self._has_enough_links(consistency):
                 deadlines.append(patience_us)
         return min(deadlines, default=None)
 
     # Inside.
+
+    def _has_enough_links(self, consistency: Consistency) -> bool:
+        """Whether a read could be answered by the replicas that are connected."""
+        return len(self._connected) >= self._needed(consistency)
 
     def _needed(self, consistency: Consistency) -> int:
         if consistency is Consistency.STALE:
@@ -217,7 +208,9 @@ class Reads:
         return self._thresholds.quorum
 
     def _ask(self, calls: list[Call], consistency: Consistency, now: Instant) -> list[Transmission]:
-        self._nonce = (self._nonce + 1) % _NONCES
+        while self._full_from not in self._connected:
+            self._full_from = (self._full_from + 1) % self._thresholds.replicas
+        self._advance_nonce()
         queries = tuple([call.operation for call in calls])
         collector = ReadCollector(
             self._needed(consistency),
@@ -231,8 +224,6 @@ class Reads:
             if consistency is Consistency.LINEARIZABLE
             else self._settings.stale_wait_us
         )
-        while self._full_from not in self._connected:
-            self._full_from = (self._full_from + 1) % self._thresholds.replicas
         inquiry = Inquiry(
             calls, consistency, collector, now.monotonic_us + wait_us, self._full_from
         )
@@ -246,6 +237,13 @@ class Reads:
             for targets, full_results in (((self._full_from,), True), (others, False))
             if targets
         ]
+
+    def _advance_nonce(self) -> None:
+        """To the next nonce that designates `full_from`: that replica sends full results unasked,
+        and no other one does."""
+        replicas = self._thresholds.replicas
+        following = (self._nonce + 1) % _NONCES
+        self._nonce = (following + (self._full_from - following) % replicas) % _NONCES
 
     @staticmethod
     def _is_lost(inquiry: Inquiry) -> bool:

@@ -21,7 +21,17 @@ def describe_failure(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, CommandFailed):
         return error.exit_code, str(error)
     if isinstance(error, PbftError):
-        return exit_codes.ERROR, str(error)
+        return _code_of_client_error(error), str(error)
     if isinstance(error, OSError):
         return exit_codes.ERROR, str(error)
     return None
+
+
+def _code_of_client_error(error: PbftError) -> int:
+    """Too few replicas is a code of its own, whether or not the operation may have happened."""
+    from pbft_client.errors import OutcomeUnknown, TooFewAnswers
+
+    answers = error.answers if isinstance(error, TooFewAnswers | OutcomeUnknown) else None
+    if answers is not None and answers.matching < answers.needed:
+        return exit_codes.TOO_FEW_REPLICAS
+    return exit_codes.ERROR

@@ -75,7 +75,7 @@ def main_job(directory: Path, kills: int, seconds: float, output: str) -> int:
     if output == "json":
         print_json([asdict(claim) for claim in account])
     else:
-        print()
+        say("")
         print_table(
             ["what was claimed", "what happened", "held"],
             [[claim.claim, claim.outcome, claim.held] for claim in account],
@@ -117,6 +117,7 @@ async def perform(cluster: LocalCluster, kills: int, seconds: float) -> list[Cla
         await suffer_wrong_replies(scene, seconds)
         await suffer_equivocation(scene, seconds)
         await traffic.stop()
+        await traffic.read_all()
         await judge(scene)
         return scene.account
 

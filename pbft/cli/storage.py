@@ -28,10 +28,10 @@ def init(configuration_file: Path) -> None:
     lost its memory must not vote as if it had never voted."""
     from pbft.genesis import parse_genesis
     from pbft.node.config import load_configuration
-    from pbft.storage import directory
+    from pbft.storage.directory import create
 
     configuration = load_configuration(configuration_file)
     genesis = parse_genesis(configuration.genesis.read_bytes())
     configuration.check_against(genesis)
-    directory.create(configuration.data, genesis.cluster_id, configuration.replica)
+    create(configuration.data, genesis.cluster_id, configuration.replica)
     say(f"{configuration.data}: an empty data directory for replica {configuration.replica}")

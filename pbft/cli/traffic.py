@@ -106,14 +106,18 @@ class Traffic:
             if task.done() and not self._stopping:
                 task.result()
 
+    async def read_all(self) -> None:
+        """Reads every key once: what was acknowledged and is lost shows at the latest now."""
+        for number in range(self.plan.keys):
+            await self._operate(self._workers[0], Get(self._key(number)))
+
     async def _work(self, worker: Worker) -> None:
         while not self._stopping:
-            await self._operate(worker)
+            await self._operate(worker, self._draw(worker))
             await asyncio.sleep(self.plan.pause_seconds)
 
-    async def _operate(self, worker: Worker) -> None:
+    async def _operate(self, worker: Worker, action: Action) -> None:
         """One operation of a worker, recorded whatever its outcome."""
-        action = self._draw(worker)
         invoked_us = _now_us()
         outcome, result, position = Outcome.OK, None, None
         try:

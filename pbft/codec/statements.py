@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, cast
 
-from pbft.codec.envelope import all_of_kind, signed_of_kind, signed_to_wire
+from pbft.codec.envelope import all_of_kind, signed_from_wire, signed_of_kind, signed_to_wire
 from pbft.codec.parsing import malformed, oversize, parse, require_digest, require_key
 from pbft.codec.replies import (
     decode_read_replies,
@@ -23,6 +23,8 @@ from pbft.messages import (
     PreparedProof,
     PrePrepare,
     ReadReplies,
+    Recall,
+    Recalled,
     Replies,
     Request,
     Role,
@@ -36,6 +38,7 @@ from pbft.wire import message_pb2
 
 _ROLES = {role.value: role for role in Role}
 _NONCE_BYTES = 32
+_VOTES = frozenset({Kind.PRE_PREPARE, Kind.PREPARE, Kind.COMMIT})
 
 
 def encode_message(message: SignedMessage) -> bytes:
@@ -79,10 +82,7 @@ def _decode_hello(payload: bytes) -> Hello:
     role = _ROLES.get(wire.role)
     if role is None:
         raise malformed("unknown role")
-    nonce = wire.nonce
-    if len(nonce) != _NONCE_BYTES:
-        raise malformed(f"a nonce of {len(nonce)} bytes")
-    return Hello(role, require_key(wire.key, "the key of a hello"), nonce)
+    return Hello(role, require_key(wire.key, "the key of a hello"), _require_nonce(wire.nonce))
 
 
 def _encode_request(request: Request) -> bytes:
@@ -255,6 +255,55 @@ def _bitmap_from_wire(bitmap: bytes) -> int:
     return int.from_bytes(bitmap, "little")
 
 
+def _encode_recall(recall: Recall) -> bytes:
+    wire = message_pb2.Recall(replica=recall.replica, nonce=recall.nonce)
+    return wire.SerializeToString(deterministic=True)
+
+
+def _decode_recall(payload: bytes) -> Recall:
+    wire = parse(message_pb2.Recall, payload)
+    return Recall(wire.replica, _require_nonce(wire.nonce))
+
+
+def _encode_recalled(recalled: Recalled) -> bytes:
+    wire = message_pb2.Recalled(
+        replica=recalled.replica,
+        nonce=recalled.nonce,
+        view=recalled.view,
+        stable_sequence=recalled.stable_sequence,
+        checkpoints=map(signed_to_wire, recalled.checkpoints),
+        votes=map(signed_to_wire, recalled.votes),
+    )
+    if recalled.view_change is not None:
+        wire.view_change.CopyFrom(signed_to_wire(recalled.view_change))
+    return wire.SerializeToString(deterministic=True)
+
+
+def _decode_recalled(payload: bytes) -> Recalled:
+    wire = parse(message_pb2.Recalled, payload)
+    view_change = None
+    if wire.HasField("view_change"):
+        view_change = signed_of_kind(wire.view_change, Kind.VIEW_CHANGE)
+    votes = tuple(map(signed_from_wire, wire.votes))
+    if any(vote.kind not in _VOTES for vote in votes):
+        raise malformed("a recalled statement that is no vote")
+    return Recalled(
+        wire.replica,
+        _require_nonce(wire.nonce),
+        wire.view,
+        wire.stable_sequence,
+        all_of_kind(wire.checkpoints, Kind.CHECKPOINT),
+        view_change,
+        votes,
+    )
+
+
+def _require_nonce(nonce: bytes) -> bytes:
+    if len(nonce) != _NONCE_BYTES:
+        raise malformed(f"a nonce of {len(nonce)} bytes")
+    return nonce
+
+
 _ENCODERS: dict[type, Callable[[Any], bytes]] = {
     Request: _encode_request,
     Hello: _encode_hello,
@@ -267,6 +316,8 @@ _ENCODERS: dict[type, Callable[[Any], bytes]] = {
     Status: _encode_status,
     Replies: encode_replies,
     ReadReplies: encode_read_replies,
+    Recall: _encode_recall,
+    Recalled: _encode_recalled,
 }
 
 _DECODERS = cast(
@@ -283,6 +334,8 @@ _DECODERS = cast(
         Kind.STATUS: _decode_status,
         Kind.REPLIES: decode_replies,
         Kind.READ_REPLIES: decode_read_replies,
+        Kind.RECALL: _decode_recall,
+        Kind.RECALLED: _decode_recalled,
     },
 )
 
@@ -298,4 +351,6 @@ _KIND_OF: dict[type, Kind] = {
     Status: Kind.STATUS,
     Replies: Kind.REPLIES,
     ReadReplies: Kind.READ_REPLIES,
+    Recall: Kind.RECALL,
+    Recalled: Kind.RECALLED,
 }

@@ -37,11 +37,23 @@ def take(core: Core, sequence: SequenceNumber) -> None:
     digest = core.state.seal(sequence)
     core.sealed[sequence] = digest
     if sequence > core.low_water_mark:
-        signed = core.signer.sign(Checkpoint(sequence, digest))
-        accept(core, Authenticated(Checkpoint(sequence, digest), signed))
-        core.emit(Broadcast(signed))
+        vote(core)
     else:
         _settle(core)
+
+
+def vote(core: Core) -> None:
+    """Signs a checkpoint for every sealed state above h that it has not been signed for, if
+    trusted."""
+    if not core.is_trusted:
+        return
+    for sequence in sorted(core.sealed):
+        known = core.checkpoints.get(sequence, {})
+        if sequence > core.low_water_mark and core.me not in known:
+            message = Checkpoint(sequence, core.sealed[sequence])
+            signed = core.signer.sign(message)
+            core.emit(Broadcast(signed))
+            accept(core, Authenticated(message, signed))
 
 
 def on_checkpoint(core: Core, checkpoint: Authenticated[Checkpoint]) -> None:

@@ -77,6 +77,14 @@ class StableRecord:
     certificate: tuple[Signed, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RejoinRecord:
+    """This replica lost its votes and rejoins as `incarnation`; `done`: it votes again."""
+
+    incarnation: int
+    done: bool
+
+
 LogRecord: TypeAlias = (
     AcceptedRecord
     | PreparedRecord
@@ -84,6 +92,7 @@ LogRecord: TypeAlias = (
     | ViewChangeRecord
     | NewViewRecord
     | StableRecord
+    | RejoinRecord
 )
 
 
@@ -177,6 +186,8 @@ class EventName(Enum):
     STATE_TRANSFER_FINISHED = "state_transfer_finished"
     STATE_DIVERGED = "state_diverged"
     EVIDENCE = "evidence"
+    AMNESIA = "amnesia"
+    REJOINED = "rejoined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,3 +239,4 @@ class SavedLog:
     view_change: ViewChangeRecord | None = None
     new_view: NewViewRecord | None = None
     stable: StableRecord | None = None
+    rejoin: RejoinRecord | None = None

@@ -1,16 +1,27 @@
 """Executing decided batches in sequence order, and the replies (OSDI'99 section 4.2; protocol.md
 4, 5)."""
 
+import struct
+
 from pbft.core import checkpoint
+from pbft.core.amnesia import REJOIN_INTERVAL_US
 from pbft.core.effects import Answer, DecidedRecord, EventName, Persist
 from pbft.core.log import Slot
 from pbft.core.state import Core
 from pbft.crypto.digest import NULL_DIGEST, results_digest
+from pbft.limits import MIB
 from pbft.messages import Authenticated, Outcome, Replies, Reply, Request, VerifiedBatch
+from pbft.types import ReplicaId
 
 CORE_DOMAIN = 0
 SESSIONS_DOMAIN = 1
 AGREED_TIME_KEY = b"agreed_time"
+REPLIES_BYTES_MAX = 2 * MIB
+"""Of replies under one signature."""
+REPLY_BYTES, RESULT_BYTES = 160, 8
+"""What a reply and a result weigh besides the results' own bytes."""
+_REJOIN = struct.Struct(">QQQ")
+"""Incarnation, sequence at which its rejoin was executed, agreed time then."""
 
 
 def reload_replicated(core: Core) -> None:
@@ -18,12 +29,20 @@ def reload_replicated(core: Core) -> None:
     core.sessions.reload()
     known = core.state.domain(CORE_DOMAIN).get(AGREED_TIME_KEY)
     core.agreed_time_us = 0 if known is None else int.from_bytes(known[1], "big")
+    core.incarnations.clear()
+    core.rejoins.clear()
+    for replica in range(core.thresholds.replicas):
+        record = core.state.domain(CORE_DOMAIN).get(_rejoin_key(replica))
+        if record is not None:
+            incarnation, sequence, _ = _REJOIN.unpack(record[1])
+            core.incarnations[replica], core.rejoins[replica] = incarnation, sequence
 
 
 def advance(core: Core) -> bool:
     """Executes every decided batch that is next. Returns whether anything was executed."""
     progressed = False
-    while not core.diverged and not (core.transfer is not None and core.transfer.installing):
+    installing = core.transfer is not None and core.transfer.installing
+    while not core.diverged and not installing:
         slot = core.log.get(core.executed + 1)
         if slot is None or slot.decision is None:
             break
@@ -81,16 +100,43 @@ def _execute_request(core: Core, sequence: int, request: Authenticated[Request])
         core.sessions.close(message)
         reply = _reply(request, sequence, time_us, Outcome.SESSION_CLOSED, ())
     elif execute:
-        results = tuple(
-            core.service.execute(operation, time_us, message.client)
-            for operation in message.operations
-        )
+        results = _execute_operations(core, sequence, message)
         reply = core.sessions.record(
             message, _reply(request, sequence, time_us, Outcome.EXECUTED, results)
         )
     core.pool.settle(message, core.now.monotonic_us, core.timeout_us)
     if reply is not None:
         queue_reply(core, request.message, reply, full=False)
+
+
+def _execute_operations(core: Core, sequence: int, message: Request) -> tuple[bytes, ...]:
+    replica = core.genesis.replica_with_key(message.client)
+    if replica is not None:
+        return (_execute_rejoin(core, sequence, replica, message.session),)
+    execute, time_us, client = core.service.execute, core.agreed_time_us, message.client
+    return tuple([execute(operation, time_us, client) for operation in message.operations])
+
+
+def _execute_rejoin(core: Core, sequence: int, replica: ReplicaId, incarnation: int) -> bytes:
+    """Records a rejoin: strictly growing, one open at a time, at most one per minute of agreed
+    time."""
+    records = core.state.domain(CORE_DOMAIN)
+    known = records.get(_rejoin_key(replica))
+    if known is not None:
+        last, last_sequence, last_time_us = _REJOIN.unpack(known[1])
+        constants = core.genesis.constants
+        closed = sequence > last_sequence + constants.window + constants.checkpoint_interval
+        late = core.agreed_time_us >= last_time_us + REJOIN_INTERVAL_US
+        if not (incarnation > last and closed and late):
+            return b"refused"
+    value = _REJOIN.pack(incarnation, sequence, core.agreed_time_us)
+    records.put(_rejoin_key(replica), 0, value)
+    core.incarnations[replica], core.rejoins[replica] = incarnation, sequence
+    return b"rejoined"
+
+
+def _rejoin_key(replica: ReplicaId) -> bytes:
+    return b"rejoin/" + replica.to_bytes(2, "big")
 
 
 def _reply(
@@ -133,9 +179,26 @@ def queue_reply(core: Core, request: Request, reply: Reply, *, full: bool) -> No
 
 
 def flush_replies(core: Core) -> None:
-    """Signs what is due to each client, once per client; a diverged replica says nothing."""
-    if not core.diverged:
+    """Signs what is due to each client, in as few messages as their bound allows. A replica that
+    does not know yet what it said before, or whose state is wrong, says nothing."""
+    if core.recalling is None and not core.diverged:
         for client, replies in core.replies.items():
-            message = Replies(client, core.entered_view, tuple(replies))
-            core.emit(Answer(client, core.signer.sign(message)))
+            for part in _parts(replies):
+                message = Replies(client, core.entered_view, part)
+                core.emit(Answer(client, core.signer.sign(message)))
     core.replies.clear()
+
+
+def _parts(replies: list[Reply]) -> list[tuple[Reply, ...]]:
+    """Replies in groups of bounded size; a group has at least one."""
+    parts: list[list[Reply]] = []
+    size = 0
+    for reply in replies:
+        results = reply.results or ()
+        cost = REPLY_BYTES + sum(map(len, results)) + RESULT_BYTES * len(results)
+        size += cost
+        if not parts or size > REPLIES_BYTES_MAX:
+            parts.append([])
+            size = cost
+        parts[-1].append(reply)
+    return [tuple(part) for part in parts]

@@ -1,7 +1,7 @@
 """What a new view must contain, as one pure function of V (OSDI'99 section 4.4; protocol.md
 section 7)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pbft.core.certificates import (
@@ -15,7 +15,7 @@ from pbft.crypto.digest import NULL_DIGEST
 from pbft.errors import Reason, Rejected
 from pbft.genesis import Genesis
 from pbft.messages import Kind, NewView, PrePrepare, ViewChange
-from pbft.types import Digest, SequenceNumber
+from pbft.types import Digest, ReplicaId, SequenceNumber
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,16 @@ def compute_new_view(view_changes: Sequence[ValidViewChange]) -> NewViewPlan:
 
 
 def verify_new_view(
-    message: NewView, genesis: Genesis, verifier: CertificateVerifier
+    message: NewView,
+    genesis: Genesis,
+    verifier: CertificateVerifier,
+    incarnations: Mapping[ReplicaId, int],
 ) -> NewViewPlan:
-    """Every clause of a new-view but its outer signature. Raises Rejected(BAD_NEW_VIEW)."""
+    """Every clause of a new-view but its outer signature. Raises Rejected(BAD_NEW_VIEW).
+
+    View-changes of an older incarnation than `incarnations` tells are void (protocol.md section
+    10).
+    """
     thresholds = genesis.thresholds
     primary = thresholds.primary_of(message.view)
     signers = {signed.signer for signed in message.view_changes}
@@ -78,6 +85,8 @@ def verify_new_view(
             assert isinstance(change, ViewChange)
             if change.view != message.view or change.replica != signed.signer:
                 raise Rejected(Reason.BAD_NEW_VIEW, "a view-change for another view or replica")
+            if change.incarnation < incarnations.get(change.replica, 0):
+                raise Rejected(Reason.BAD_NEW_VIEW, "a view-change of an older incarnation")
             changes.append(verify_view_change(change, signed, genesis, verifier))
         plan = compute_new_view(changes)
         if len(message.pre_prepares) != len(plan.digests):

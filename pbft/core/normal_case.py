@@ -4,6 +4,7 @@
 from statistics import median_low
 
 from pbft.codec import encode_batch
+from pbft.core import amnesia
 from pbft.core.certificates import CommitCertificate, PreparedCertificate, commit_certificate
 from pbft.core.effects import (
     AcceptedRecord,
@@ -386,6 +387,10 @@ def advance_proposals(core: Core) -> bool:
         if fresh:
             propose(core, tuple(fresh))
             progressed = True
+    if can_propose(core) and core.next_sequence == core.executed + 1 and amnesia.is_open(core):
+        # Nothing else comes, and somebody waits for s + L.
+        propose(core, ())
+        progressed = True
     return progressed
 
 

@@ -25,25 +25,32 @@ def barrier(core: Core) -> SequenceNumber:
 
 def on_read(core: Core, client: ClientKey, request: ReadRequest) -> None:
     """Answers at once if it may, else holds the read; refuses beyond the bound."""
+    if core.rejoining is not None:
+        _refuse(core, client, request)
+        return
     at = barrier(core) if request.consistency is Consistency.LINEARIZABLE else 0
-    if request.consistency is Consistency.STALE or _may_answer(core, at):
+    if _may_answer(core, at):
         _answer(core, client, request)
     elif len(core.held_reads) >= core.settings.limits.held_reads:
-        refusal = ReadReply(
-            request.nonce, query_digest(request.queries), bytes(32), None, core.executed, True
-        )
-        core.read_replies.setdefault(client, []).append(refusal)
+        _refuse(core, client, request)
     else:
         core.held_reads.append(HeldRead(client, request, at))
 
 
+def _refuse(core: Core, client: ClientKey, request: ReadRequest) -> None:
+    refusal = ReadReply(
+        request.nonce, query_digest(request.queries), bytes(32), None, core.executed, True
+    )
+    core.read_replies.setdefault(client, []).append(refusal)
+
+
 def _may_answer(core: Core, at: SequenceNumber) -> bool:
-    return core.executed >= at
+    return core.is_trusted and core.executed >= at
 
 
 def advance(core: Core) -> None:
     """Answers the held reads whose barrier was executed."""
-    if not core.held_reads or core.diverged:
+    if not core.held_reads:
         return
     waiting = []
     for held in core.held_reads:

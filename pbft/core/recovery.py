@@ -14,7 +14,8 @@ from pbft.messages import Authenticated, Commit, NewView, Prepare, PrePrepare, V
 
 
 def restore(core: Core, saved: SavedLog) -> None:
-    """Rebuilds the core. What was voted for is voted for again, byte for byte; nothing else is.
+    """Rebuilds the core; recall (pbft.core.amnesia) then decides whether it may be trusted. What
+    was voted for is voted for again, byte for byte; nothing else is.
 
     Raises Rejected if what the disk holds does not verify: the caller must not go on with it.
     """
@@ -29,6 +30,7 @@ def restore(core: Core, saved: SavedLog) -> None:
         view_change.leave_view(core, message.view)
         own = Authenticated(message, saved.view_change.view_change)
         core.view_change.received[core.me] = own
+        core.view_change.highest[core.me] = own.signed
     core.view_change.executed_at_entry = core.executed
 
 
@@ -52,7 +54,7 @@ def _restore_view(core: Core, saved: SavedLog) -> None:
         return
     message = core.verifier.decode(saved.new_view.new_view)
     assert isinstance(message, NewView)
-    plan = verify_new_view(message, core.genesis, core.verifier)
+    plan = verify_new_view(message, core.genesis, core.verifier, {})
     view_change.adopt_view(core, message.view, saved.new_view.new_view, plan)
     if plan.min_sequence > core.low_water_mark:
         core.stable = plan.stable

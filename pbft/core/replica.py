@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pbft.core import (
+    amnesia,
     checkpoint,
     execution,
     normal_case,
@@ -32,6 +33,8 @@ from pbft.messages import (
     Prepare,
     PrePrepare,
     ReadRequest,
+    Recall,
+    Recalled,
     Request,
     StateChunk,
     StateRequest,
@@ -79,7 +82,7 @@ class Replica:
         service: Service,
         saved: SavedLog,
     ) -> None:
-        """Restores what `saved` and the durable state say; `start` then tells the others."""
+        """Restores what `saved` and the durable state say; `start` then asks the others."""
         self.core = Core(
             settings,
             genesis,
@@ -93,14 +96,19 @@ class Replica:
             ),
             timeout_us=settings.timers.request_timeout_us,
         )
+        self._saved: SavedLog | None = saved
         recovery.restore(self.core, saved)
         self._expected_us: Micros | None = None
 
     # Events.
 
-    def start(self, now: Instant) -> list[Effect]:
-        """Executes what was decided before the restart and tells a status."""
+    def start(self, now: Instant, nonce: bytes) -> list[Effect]:
+        """Asks the peers what this replica told them before; `nonce` is 32 random bytes. Once q - 1
+        answered, what was decided before the restart is executed. Call it once, first."""
         self._begin(now)
+        assert self._saved is not None, "started twice"
+        amnesia.begin(self.core, self._saved, nonce)
+        self._saved = None
         self.core.status_due_us = now.monotonic_us
         effects = self._finish()
         checkpoint.discard(self.core)
@@ -163,6 +171,7 @@ class Replica:
             suspicion.next_deadline_us(core),
             core.view_change.deadline_us,
             state_transfer.next_deadline_us(core),
+            amnesia.next_deadline_us(core),
         ]
         if core.held:
             candidates.append(core.now.monotonic_us + HELD_RECHECK_US)
@@ -179,7 +188,7 @@ class Replica:
         return Summary(
             core.me,
             core.view,
-            "diverged" if core.diverged else core.mode.value,
+            _mode(core),
             core.is_primary,
             core.low_water_mark,
             core.executed,
@@ -236,6 +245,10 @@ class Replica:
                 view_change.on_new_view(core, inbound)  # type: ignore[arg-type]
             case Authenticated(message=Status()):
                 status.on_status(core, sender, inbound)  # type: ignore[arg-type]
+            case Authenticated(message=Recall()):
+                amnesia.on_recall(core, inbound)  # type: ignore[arg-type]
+            case Authenticated(message=Recalled()):
+                amnesia.on_recalled(core, inbound)  # type: ignore[arg-type]
             case StateRequest():
                 state_transfer.on_state_request(core, sender, inbound)
             case VerifiedLeaves():
@@ -248,6 +261,8 @@ class Replica:
     def _finish(self) -> list[Effect]:
         """After each step: everything that became possible, until nothing more does."""
         core = self.core
+        amnesia.advance(core)
+        checkpoint.vote(core)
         progressed = True
         while progressed:
             progressed = normal_case.advance_slots(core)
@@ -263,3 +278,12 @@ class Replica:
         status.advance(core)
         effects, core.effects = core.effects, []
         return effects
+
+
+def _mode(core: Core) -> str:
+    """One word for what the replica is doing."""
+    if core.recalling is not None:
+        return "recalling"
+    if core.rejoining is not None:
+        return "rejoining"
+    return "diverged" if core.diverged else core.mode.value

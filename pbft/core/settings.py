@@ -35,3 +35,5 @@ class Settings:
     """P: batches proposed and not yet executed. 1 is the textbook's sequential primary."""
     timers: Timers = field(default_factory=Timers)
     limits: LocalLimits = field(default_factory=LocalLimits)
+    rejoin: bool = False
+    """The operator suspects that the vote log was rolled back: start as one that lost it."""

@@ -17,6 +17,7 @@ from pbft.genesis import Genesis
 from pbft.messages import (
     Authenticated,
     Checkpoint,
+    Kind,
     ReadReply,
     ReadRequest,
     Reply,
@@ -80,6 +81,8 @@ class ViewChangeState:
     verified."""
     pace: Pace = field(default_factory=Pace)
     """Limits how fast one signer can make work."""
+    highest: dict[ReplicaId, Signed] = field(default_factory=dict)
+    """Per signer the highest view-change ever seen, for when it asks (Recall)."""
     valid: dict[ReplicaId, ValidViewChange] = field(default_factory=dict)
     """Those of `received` for my view whose certificates were verified (by its primary)."""
     void: dict[ReplicaId, View] = field(default_factory=dict)
@@ -113,6 +116,31 @@ class Transfer:
     asked_us: Micros = 0
     """When leaves were last asked for."""
     installing: bool = False
+
+
+@dataclass(slots=True)
+class Recalling:
+    """After a start: nothing is signed until q - 1 peers answered (protocol.md section 10)."""
+
+    nonce: bytes
+    persisted_view: View
+    """The highest view that the log knows of: entered, or a view-change signed for."""
+    is_empty: bool
+    """The directory holds nothing: it is new, or everything was lost."""
+    answered: set[ReplicaId] = field(default_factory=set)
+    lacking: bool = False
+    """Somebody showed a vote of mine that my log lacks."""
+    ask_us: Micros = 0
+
+
+@dataclass(slots=True)
+class Rejoining:
+    """Amnesia: no vote, view-change, new-view or read answer until the rejoin is settled."""
+
+    incarnation: int
+    ask_us: Micros = 0
+    asked_us: Micros | None = None
+    """When this incarnation was first asked for."""
 
 
 @dataclass(slots=True)
@@ -184,6 +212,22 @@ class Core:
     diverged: bool = False
     """A quorum certified another state than mine: no votes and no answers until repaired."""
 
+    recalling: Recalling | None = None
+    rejoining: Rejoining | None = None
+    incarnation: int = 0
+    """0 until this replica first loses its votes."""
+    own_votes: dict[tuple[Kind, View, SequenceNumber], Digest] = field(default_factory=dict)
+    """What the log says I voted for; live while recalling."""
+    incarnations: dict[ReplicaId, int] = field(default_factory=dict)
+    """Replicated: the incarnation of each replica that ever rejoined."""
+    rejoins: dict[ReplicaId, SequenceNumber] = field(default_factory=dict)
+    """Replicated: s of its last rejoin."""
+    rejoin_deadline_us: Micros | None = None
+    rejoin_mark: tuple[SequenceNumber, View] = (0, 0)
+    """(h, v) when that deadline was set."""
+    view_floor: View = 0
+    """After a rejoin: no view below that of the highest commit certificate known then."""
+
     suspicion: Suspicion = field(default_factory=Suspicion)
     view_change: ViewChangeState = field(default_factory=ViewChangeState)
     timeout_us: Micros = 0
@@ -201,6 +245,7 @@ class Core:
     """The last status of each peer: advice."""
     status_pace: Pace = field(default_factory=Pace)
     leaves_pace: Pace = field(default_factory=Pace)
+    recall_pace: Pace = field(default_factory=Pace)
     chunk_pace: Pace = field(default_factory=Pace)
     clock_offsets_us: dict[ReplicaId, Micros] = field(default_factory=dict)
     """Peer's clock minus mine at its last status."""
@@ -260,7 +305,12 @@ class Core:
     @property
     def is_voting(self) -> bool:
         """Whether I may sign votes in my view now."""
-        return self.mode is Mode.NORMAL and not self.diverged
+        return self.mode is Mode.NORMAL and self.is_trusted and self.view >= self.view_floor
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether I trust my own memory and state, and so may sign what others rely on."""
+        return not self.diverged and self.recalling is None and self.rejoining is None
 
     def emit(self, effect: Effect) -> None:
         """Appends an effect to the running step."""

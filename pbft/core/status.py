@@ -83,7 +83,7 @@ def advance(core: Core) -> None:
 
 def is_something_missing(core: Core) -> bool:
     """Whether peers could push something that this replica waits for."""
-    if core.mode is Mode.VIEW_CHANGING or core.transfer is not None or core.diverged:
+    if core.mode is Mode.VIEW_CHANGING or core.transfer is not None or not core.is_trusted:
         return True
     if core.executed < core.low_water_mark or core.suspicion.mine:
         return True

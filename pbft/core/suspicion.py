@@ -6,6 +6,7 @@ A request timer that fires makes this replica *suspect* its view, which it tells
 itself.
 """
 
+from pbft.core import amnesia
 from pbft.core.effects import EventName, Send
 from pbft.core.settings import MILLISECOND
 from pbft.core.state import Core, Mode, Suspicion
@@ -63,10 +64,11 @@ def enter_view(core: Core) -> None:
 
 def advance(core: Core) -> None:
     """Brings my suspicion up to date with the timers, the links and what was settled."""
-    if core.mode is not Mode.NORMAL:
+    suspicion = core.suspicion
+    if core.mode is not Mode.NORMAL or not core.is_trusted:
+        suspicion.mine = False
         return
     now_us = core.now.monotonic_us
-    suspicion = core.suspicion
     _advance_unreachable(core, now_us)
     overdue = core.pool.overdue(now_us)
     for pending in overdue:
@@ -74,7 +76,8 @@ def advance(core: Core) -> None:
             core.pool.settle(pending.request.message, now_us, core.timeout_us)
     if overdue:
         overdue = core.pool.overdue(now_us)
-    suspects = bool(overdue) or suspicion.unreachable_fired
+    rejoin_overdue = amnesia.is_overdue(core)
+    suspects = bool(overdue) or suspicion.unreachable_fired or rejoin_overdue
     if suspects and not suspicion.mine:
         core.report(EventName.SUSPECTED, detail="request" if overdue else "unreachable")
     suspicion.mine = suspects

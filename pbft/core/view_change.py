@@ -37,7 +37,7 @@ def start(core: Core, view: View, cause: str) -> None:
     message = ViewChange(
         view,
         core.me,
-        0,
+        core.incarnation,
         core.low_water_mark,
         core.stable.checkpoints,
         tuple(
@@ -50,6 +50,7 @@ def start(core: Core, view: View, cause: str) -> None:
     signed = core.signer.sign(message)
     core.emit(Persist(ViewChangeRecord(view, signed)))
     change.received[core.me] = Authenticated(message, signed)
+    change.highest[core.me] = signed
     core.emit(Broadcast(signed))
     core.report(EventName.VIEW_CHANGE_STARTED, detail=cause)
 
@@ -67,6 +68,9 @@ def check_view_change(core: Core, message: ViewChange, signer: ReplicaId) -> Rea
     """Whether a view-change could matter now; pure."""
     if message.view < core.view or (message.view == core.view and core.mode is Mode.NORMAL):
         return Reason.VIEW_STALE
+    if message.incarnation < core.incarnations.get(signer, 0):
+        # Signed before the replica lost its votes: what it promises there it may not know any more.
+        return Reason.BAD_VIEW_CHANGE
     known = core.view_change.received.get(signer)
     if known is not None and known.message.view == message.view:
         return Reason.DUPLICATE
@@ -89,6 +93,7 @@ def on_view_change(core: Core, change: Authenticated[ViewChange]) -> None:
         return
     _accuse_of_omission(core, change)
     core.view_change.received[change.signer] = change
+    core.view_change.highest[change.signer] = change.signed
     interval_us = core.settings.limits.view_change_interval_us
     core.view_change.pace.count(change.signer, core.now.monotonic_us, interval_us)
     core.view_change.valid.pop(change.signer, None)
@@ -115,7 +120,7 @@ def _accuse_of_omission(core: Core, change: Authenticated[ViewChange]) -> None:
 
 def advance(core: Core) -> bool:
     """Joins, starts, or completes a view change where the rules say so. Returns whether it did."""
-    if core.diverged:
+    if not core.is_trusted:
         return False
     joined = _join_view(core)
     if joined is not None:
@@ -167,6 +172,8 @@ def _advance_new_view(core: Core) -> bool:
         received = change.received[signer]
         if received.message.view != core.view or signer in change.valid:
             continue
+        if received.message.incarnation < core.incarnations.get(signer, 0):
+            continue
         if change.void.get(signer) == core.view:
             continue
         try:
@@ -198,7 +205,7 @@ def _advance_new_view(core: Core) -> bool:
 
 def check_new_view(core: Core, message: NewView, signer: ReplicaId) -> Reason | None:
     """Whether a new-view could be entered; pure."""
-    if message.view < core.view:
+    if message.view < max(core.view, core.view_floor):
         # Also: never below the highest view I signed a view-change for.
         return Reason.VIEW_STALE
     if message.view == 0 or signer != core.thresholds.primary_of(message.view):
@@ -224,7 +231,16 @@ def on_new_view(core: Core, new_view: Authenticated[NewView]) -> None:
         core.accuse("new_view", 0, message.view, core.new_view, new_view.signed)
         core.reject("new_view", Reason.DIGEST_CONFLICT, new_view.signer)
         return
-    plan = verify_new_view(message, core.genesis, core.verifier)
+    # Of a view in which something was decided, q - f honest replicas entered without the exception.
+    decided = any(
+        slot.decision is not None and slot.decision.view == message.view for slot in core.log
+    )
+    plan = verify_new_view(
+        message, core.genesis, core.verifier, {} if decided else core.incarnations
+    )
+    for signed in message.view_changes:
+        assert isinstance(signed.signer, int)
+        core.view_change.highest.setdefault(signed.signer, signed)
     core.emit(Persist(NewViewRecord(message.view, new_view.signed)))
     enter(core, message.view, new_view.signed, plan, message.pre_prepares)
 

@@ -15,7 +15,7 @@ from pbft.crypto.remembered import Remembered
 from pbft.errors import Reason, Rejected
 from pbft.genesis import Genesis
 from pbft.limits import VERIFIED_REQUEST_BYTES, VERIFIED_REQUESTS
-from pbft.messages import Authenticated, Kind, Request, Signed
+from pbft.messages import REJOIN_OPERATION, Authenticated, Kind, Request, Signed
 
 
 class RequestVerifier:
@@ -73,7 +73,11 @@ class RequestVerifier:
         limits = self._genesis.limits
         if request.client != signed.signer:
             raise Rejected(Reason.SENDER_MISMATCH, "a request in the name of another client")
-        if not self._genesis.admits(request.client):
+        if self._genesis.replica_with_key(request.client) is not None:
+            # A replica's key may ask for one thing only: to rejoin (protocol.md section 10).
+            if request.operations != (REJOIN_OPERATION,) or request.number != 1:
+                raise Rejected(Reason.CLIENT_UNAUTHORIZED, "a replica's key is no client's")
+        elif not self._genesis.admits(request.client):
             raise Rejected(Reason.CLIENT_UNAUTHORIZED)
         if len(request.operations) > limits.operations_per_request:
             raise Rejected(Reason.OVERSIZE, f"{len(request.operations)} operations")

@@ -106,6 +106,9 @@ class ReplicaSigner:
 
     def sign(self, message: SignedMessage) -> Signed:
         """Encodes and signs; deterministic (the same message gives the same bytes)."""
+        if isinstance(message, Request):
+            # Only to rejoin: a request is signed by a key, here the replica's own.
+            return _sign(self, message, self.key_pair.public)
         return _sign(self, message, self.replica)
 
 

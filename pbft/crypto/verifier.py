@@ -29,6 +29,7 @@ from pbft.messages import (
     PrePrepare,
     Proposal,
     ReadReplies,
+    Recall,
     Replies,
     Request,
     Role,
@@ -71,9 +72,14 @@ _VOUCHED = frozenset(
         Kind.VIEW_CHANGE,
         Kind.NEW_VIEW,
         Kind.STATUS,
+        Kind.RECALL,
+        Kind.RECALLED,
     }
 )
 """What replicas sign for replicas."""
+
+_DIRECT = frozenset({Kind.STATUS, Kind.RECALL, Kind.RECALLED})
+"""What counts only from the signer itself."""
 
 S = TypeVar("S", Commit, Checkpoint)
 
@@ -176,7 +182,8 @@ class Verifier:
         another replica than its signer.
         """
         message = decode_message(signed.kind, signed.payload)
-        if isinstance(message, ViewChange) and message.replica != signed.signer:
+        named = isinstance(message, ViewChange | Recall)
+        if named and message.replica != signed.signer:  # type: ignore[union-attr]
             raise Rejected(Reason.SENDER_MISMATCH)
         return message
 
@@ -205,8 +212,8 @@ class Verifier:
             raise Rejected(Reason.WRONG_DOMAIN, f"{signed.kind.name} between replicas")
         self._envelopes.public_key(signed)
         assert isinstance(signed.signer, int)
-        if signed.kind is Kind.STATUS and signed.signer != sender:
-            raise Rejected(Reason.SENDER_MISMATCH, "a status is never relayed")
+        if signed.kind in _DIRECT and signed.signer != sender:
+            raise Rejected(Reason.SENDER_MISMATCH, f"a {signed.kind.name} is never relayed")
         message = self.decode(signed)
         self._require_relevant(signed.signer, message)
         self._envelopes.require_authentic_once(signed)

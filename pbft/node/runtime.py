@@ -5,6 +5,7 @@ and hands the effects over to the outbox; then the event loop breathes. Nothing 
 core, so a step runs to completion and there are no locks.
 """
 
+import os
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -54,7 +55,7 @@ class ReplicaHalted(PbftError):
 class Steps(Protocol):
     """The steps of the core (pbft.core.replica.Replica) that the runtime takes."""
 
-    def start(self, now: Instant) -> list[Effect]: ...
+    def start(self, now: Instant, nonce: bytes) -> list[Effect]: ...
 
     def receive(self, sender: ReplicaId, inbound: Inbound, now: Instant) -> list[Effect]: ...
 
@@ -143,7 +144,7 @@ class Runtime:
 
     async def run(self) -> None:
         """Takes turns until `stop`. Raises ReplicaHalted; an AssertionError is a bug of ours."""
-        self._perform(self._core.start(self._clock()))
+        self._perform(self._core.start(self._clock(), os.urandom(32)))
         while not self._stopping:
             self._turn()
             self._on_turn()

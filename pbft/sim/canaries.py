@@ -26,7 +26,7 @@ def two_traitors_of_four(seed: int = 0, write_line: Line | None = None) -> "Sigh
 
     A simulator that does not see agreement break here is blind.
     """
-    world = World(Scenario(seed, replicas=4, timers=TIMERS), Trace(write_line))
+    world = World(Scenario(seed, replicas=4, timers=TIMERS), Trace(4, write_line))
     primary = Equivocate(world.corruption(Crime(0, Equivocate.name)), Split.HALF)
     world.corrupt(0, primary)
     world.corrupt(1, Collude(world.corruption(Crime(1, Collude.name)), primary))
@@ -40,7 +40,7 @@ def one_traitor_of_three(
     primary that equivocates."""
     thresholds = Thresholds(replicas=3, faulty=1, quorum=quorum)
     scenario = Scenario(seed, replicas=3, timers=TIMERS, forced=thresholds)
-    world = World(scenario, Trace(write_line))
+    world = World(scenario, Trace(3, write_line))
     if silent:
         world.corrupt(2, Silent(world.corruption(Crime(2, Silent.name))))
     else:

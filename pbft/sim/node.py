@@ -139,7 +139,8 @@ class Node:
         )
         self._jobs.clear()
         world.watcher.began(self)
-        self._run(self.replica.start)
+        replica, nonce = self.replica, self._random.randbytes(32)
+        self._run(lambda now: replica.start(now, nonce))
         if self.is_up:
             world.network.attach(self.place, self._on_bytes, self._on_link)
 
@@ -281,9 +282,14 @@ class Node:
         self.world.scheduler.after(delay_us, self._wake, self.starts)
 
     def _release(self, effect: Leaving) -> None:
-        """Performs what leaves; everything it depends on is durable."""
+        """Performs what leaves; everything it depends on is durable.
+
+        The watcher may kill the replica just before: on disk, but not sent.
+        """
         world = self.world
         world.watcher.left(self, effect)
+        if self.replica is None:
+            return
         match effect:
             case Broadcast():
                 data = encode_peer_item(effect.item)

@@ -96,7 +96,7 @@ def run_scenario(
 ) -> Outcome:
     """One run of a scenario, both phases and the final checks. Never raises Violation: the outcome
     names the invariant."""
-    trace = Trace(write_line)
+    trace = Trace(scenario.replicas, write_line)
     invariant, detail = None, ""
     world = World(scenario, trace, real_signatures=real_signatures)
     try:

@@ -123,11 +123,12 @@ def draw_scenario(
         raise ConfigurationError(str(error)) from error
     crimes, client_crimes = _draw_crimes(random, n, faulty, faults)
     faults_end_us = random.randrange(2 * SECOND, 5 * SECOND)
-    interval = random.choice((4, 4, 8, 16, 64))
     clients = random.randrange(2, 5)
     timeout_us = random.choice((300, 500, 800)) * MILLISECOND
     wishes = {crime.behaviour for crime in crimes}
-    outages = _draw_outages(random, n, faults_end_us, wishes)
+    interval = 4 if wishes & set(NEED_TRANSFER) else random.choice((4, 4, 8, 16, 64))
+    corrupt = {crime.replica for crime in crimes}
+    outages = _draw_outages(random, n, faults_end_us, wishes, corrupt)
     return Scenario(
         seed=seed,
         replicas=n,
@@ -156,7 +157,7 @@ def draw_scenario(
         wall_skews_us=tuple(random.randrange(-200_000, 200_000) for _ in range(n)),
         crimes=crimes,
         client_crimes=client_crimes,
-        cuts=_draw_cuts(random, n, clients, faults_end_us, wishes),
+        cuts=_draw_cuts(random, n, clients, faults_end_us),
         outages=outages,
         clients=clients,
         requests_per_client=-(-105 // clients),
@@ -183,12 +184,13 @@ def _draw_crimes(
             place = replica
             if behaviour in PRIMARY and random.random() < 0.6:
                 place = 0
-            elif behaviour in LATER_PRIMARY and random.random() < 0.8:
+            elif behaviour in LATER_PRIMARY and random.random() < 0.9:
                 place = 1
             corrupt = {crime.replica for crime in crimes}
             if place not in corrupt and len(corrupt) == faulty:
                 place = random.choice(sorted(corrupt))
-            share = random.choice((100, 100, 40, 10))
+            rare = behaviour in (*NEED_VIEW_CHANGE, *NEED_TRANSFER)
+            share = random.choice((100, 100, 40) if rare else (100, 100, 40, 10))
             crimes.append(Crime(place, behaviour, share))
     client_names = [name for name in names if name in CLIENT_CRIMES]
     some = bool(client_names) and (not behaviours or random.random() < 0.3)
@@ -212,19 +214,23 @@ def _draw_span(random: Random, end_us: Micros) -> tuple[Micros, Micros]:
 
 
 def _draw_outages(
-    random: Random, n: int, end_us: Micros, wishes: set[str]
+    random: Random, n: int, end_us: Micros, wishes: set[str], corrupt: set[ReplicaId]
 ) -> tuple[Outage, ...]:
     outages: list[Outage] = []
     count = random.choice((0, 0, 1, 2, 4))
-    if wishes & {*NEED_VIEW_CHANGE, *NEED_TRANSFER}:
-        # The crime needs an occasion: the first primary is away for a while.
-        count = max(1, count)
     busy: dict[ReplicaId, Micros] = {}
-    for number in range(count):
+    occasions: list[ReplicaId] = []
+    # Some crimes need an occasion: the first primary, or somebody who must catch up, is away.
+    if wishes & set(NEED_VIEW_CHANGE) and 0 not in corrupt:
+        occasions.append(0)
+    if wishes & set(NEED_TRANSFER):
+        occasions.append(max(set(range(1, n)) - corrupt))
+    for number in range(max(count, len(occasions))):
         replica = random.randrange(n)
-        if number == 0 and wishes & set(NEED_VIEW_CHANGE):
-            replica = 0
         start_us, stop_us = _draw_span(random, end_us)
+        if number < len(occasions):
+            replica = occasions[number]
+            start_us, stop_us = end_us // 8, end_us * random.randrange(5, 8) // 8
         if start_us <= busy.get(replica, -1):
             continue
         busy[replica] = stop_us
@@ -237,13 +243,10 @@ def _draw_outages(
 
 
 def _draw_cuts(
-    random: Random, n: int, clients: int, end_us: Micros, wishes: set[str]
+    random: Random, n: int, clients: int, end_us: Micros
 ) -> tuple[Cut, ...]:
-    count = random.choice((0, 0, 1, 2, 3))
-    if wishes & set(NEED_TRANSFER):
-        count = max(1, count)
     cuts = []
-    for _ in range(count):
+    for _ in range(random.choice((0, 0, 1, 2, 3))):
         start_us, stop_us = _draw_span(random, end_us)
         directions = _draw_directions(random, n, n + clients)
         cuts.append(Cut(start_us, stop_us, directions, random.random() < 0.7))

@@ -30,7 +30,9 @@ Line = Callable[[str], None]
 class Trace:
     """Hashes every event of a run in order; prints them too if somebody reads."""
 
-    def __init__(self, write_line: Line | None = None) -> None:
+    def __init__(self, replicas: int, write_line: Line | None = None) -> None:
+        """`replicas`: how many places are replicas; those above are clients."""
+        self._replicas = replicas
         self._hash = hashlib.blake2b(digest_size=16)
         self.write_line = write_line
 
@@ -43,6 +45,8 @@ class Trace:
         """A message reached a place."""
         self._hash.update(b"%d %d %d " % (now_us, origin, to))
         self._hash.update(data)
+        if self.write_line is not None:
+            self.write_line(describe_arrival(now_us, origin, to, data, self._replicas))
 
     def event(self, now_us: Micros, replica: int, event: Event) -> None:
         """The core of a replica reported something."""

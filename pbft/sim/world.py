@@ -120,7 +120,10 @@ class World:
         nodes = []
         for replica, pair in enumerate(self._keys):
             settings = Settings(
-                replica, scenario.pipeline_depth, scenario.timers, scenario.local_limits
+                replica=replica,
+                pipeline_depth=scenario.pipeline_depth,
+                timers=scenario.timers,
+                limits=scenario.local_limits,
             )
             signer = ReplicaSigner(replica, pair, self.genesis.cluster_id, self._scheme)
             skew_us = scenario.wall_skews_us[replica] if scenario.wall_skews_us else 0

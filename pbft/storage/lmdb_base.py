@@ -155,8 +155,8 @@ class LmdbView(OrderedView):
             raise _unreadable(error) from error
 
     def _items(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
-        cursor = self._transaction.cursor(self._records)
         try:
+            cursor = self._transaction.cursor(self._records)
             found = cursor.set_range(key)
             while found:
                 yield cursor.item()
@@ -167,9 +167,11 @@ class LmdbView(OrderedView):
     def leaves(self, buckets: int) -> list[Leaf]:
         """See BaseView.leaves."""
         leaves = [EMPTY_LEAF] * buckets
-        for key, stored in self._transaction.cursor(self._leaves):
-            index = leaf_index(key, buckets)
-            leaves[index] = decode_leaf(checked(key, stored))
+        try:
+            for key, stored in self._transaction.cursor(self._leaves):
+                leaves[leaf_index(key, buckets)] = decode_leaf(checked(key, stored))
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
         return leaves
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from pbft.core.effects import (
     DecidedRecord,
     NewViewRecord,
     PreparedRecord,
+    RejoinRecord,
     ViewChangeRecord,
 )
 from pbft.errors import Rejected
@@ -27,6 +28,7 @@ BODY = b"b"
 VIEW_CHANGE = b"v"
 NEW_VIEW = b"n"
 STABLE = b"s"
+REJOIN = b"r"
 
 SLOT_KINDS = (ACCEPTED, PREPARED, DECIDED, BODY)
 """Kinds whose keys begin with a sequence: those that truncation removes."""
@@ -39,6 +41,7 @@ NAMES = {
     VIEW_CHANGE: "view-change",
     NEW_VIEW: "new-view",
     STABLE: "stable checkpoint",
+    REJOIN: "rejoin",
 }
 
 _LENGTH = struct.Struct(">I")
@@ -144,6 +147,17 @@ def decode_new_view(value: bytes) -> NewViewRecord:
     """Raises StorageCorrupt."""
     view, signed = _fields(value, 2)
     return NewViewRecord(int.from_bytes(view, "big"), _signed(signed))
+
+
+def encode_rejoin(record: RejoinRecord) -> bytes:
+    """Incarnation, and whether it is done."""
+    return _join((_NUMBER.pack(record.incarnation), b"\x01" if record.done else b""))
+
+
+def decode_rejoin(value: bytes) -> RejoinRecord:
+    """Raises StorageCorrupt."""
+    incarnation, done = _fields(value, 2)
+    return RejoinRecord(int.from_bytes(incarnation, "big"), bool(done))
 
 
 def encode_checkpoint(

@@ -10,6 +10,7 @@ from pbft.core.effects import (
     NewViewRecord,
     Persist,
     PreparedRecord,
+    RejoinRecord,
     SavedLog,
     StableRecord,
     Truncate,
@@ -35,6 +36,7 @@ class MemoryLog:
         self._view_change: ViewChangeRecord | None = None
         self._new_view: NewViewRecord | None = None
         self._stable: StableRecord | None = None
+        self._rejoin: RejoinRecord | None = None
 
     def append(self, effects: Sequence[Persist | Truncate]) -> int:
         """Writes without syncing. Returns the position to sync up to."""
@@ -70,6 +72,7 @@ class MemoryLog:
             view_change=self._view_change,
             new_view=self._new_view,
             stable=self._stable,
+            rejoin=self._rejoin,
         )
 
     def close(self) -> None:
@@ -89,6 +92,8 @@ class MemoryLog:
                 self._new_view = record
             case StableRecord():
                 self._stable = record
+            case RejoinRecord():
+                self._rejoin = record
 
     def _truncate(self, sequence: SequenceNumber) -> None:
         self._accepted = {at: kept for at, kept in self._accepted.items() if at[0] > sequence}

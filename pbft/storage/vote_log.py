@@ -15,6 +15,7 @@ from pbft.core.effects import (
     NewViewRecord,
     Persist,
     PreparedRecord,
+    RejoinRecord,
     SavedLog,
     StableRecord,
     Truncate,
@@ -104,6 +105,8 @@ def _put_record(transaction: "lmdb.Transaction[bytes]", record: LogRecord) -> No
         case StableRecord(sequence, digest, certificate):
             key = records.STABLE
             value = records.encode_checkpoint(sequence, digest, certificate)
+        case RejoinRecord():
+            key, value = records.REJOIN, records.encode_rejoin(record)
     transaction.put(key, protect(key, value))
 
 
@@ -140,6 +143,7 @@ class _Loader:
             view_change=self._single(records.VIEW_CHANGE, records.decode_view_change),
             new_view=self._single(records.NEW_VIEW, records.decode_new_view),
             stable=self._single(records.STABLE, _decode_stable),
+            rejoin=self._single(records.REJOIN, records.decode_rejoin),
         )
 
     def _each(self, kind: bytes, decode: Callable[[bytes, bytes], T]) -> Iterator[T]:

@@ -21,6 +21,8 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_STATUS: _ClassVar[Kind]
     KIND_REPLIES: _ClassVar[Kind]
     KIND_READ_REPLIES: _ClassVar[Kind]
+    KIND_RECALL: _ClassVar[Kind]
+    KIND_RECALLED: _ClassVar[Kind]
 
 class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -50,6 +52,8 @@ KIND_NEW_VIEW: Kind
 KIND_STATUS: Kind
 KIND_REPLIES: Kind
 KIND_READ_REPLIES: Kind
+KIND_RECALL: Kind
+KIND_RECALLED: Kind
 ROLE_UNSPECIFIED: Role
 ROLE_CLIENT: Role
 ROLE_REPLICA: Role
@@ -191,6 +195,32 @@ class Status(_message.Message):
     view_changes: int
     missing: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, view: _Optional[int] = ..., normal: _Optional[bool] = ..., stable_sequence: _Optional[int] = ..., executed: _Optional[int] = ..., clock_us: _Optional[int] = ..., suspects: _Optional[bool] = ..., primary_unreachable: _Optional[bool] = ..., prepared: _Optional[bytes] = ..., committed: _Optional[bytes] = ..., accepted: _Optional[bytes] = ..., view_changes: _Optional[int] = ..., missing: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Recall(_message.Message):
+    __slots__ = ("replica", "nonce")
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    replica: int
+    nonce: bytes
+    def __init__(self, replica: _Optional[int] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+
+class Recalled(_message.Message):
+    __slots__ = ("replica", "nonce", "view", "stable_sequence", "checkpoints", "view_change", "votes")
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    STABLE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
+    VIEW_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    VOTES_FIELD_NUMBER: _ClassVar[int]
+    replica: int
+    nonce: bytes
+    view: int
+    stable_sequence: int
+    checkpoints: _containers.RepeatedCompositeFieldContainer[Signed]
+    view_change: Signed
+    votes: _containers.RepeatedCompositeFieldContainer[Signed]
+    def __init__(self, replica: _Optional[int] = ..., nonce: _Optional[bytes] = ..., view: _Optional[int] = ..., stable_sequence: _Optional[int] = ..., checkpoints: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ..., view_change: _Optional[_Union[Signed, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("session", "number", "request_digest", "sequence", "agreed_time_us", "outcome", "results_digest", "full", "results", "highest_session")

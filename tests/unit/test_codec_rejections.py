@@ -31,7 +31,7 @@ VOTE = codec.encode_message(Prepare(1, 2, DIGEST))
 def envelope(kind: int = 17, **values: object) -> message_pb2.Signed:
     """An envelope of the generated class, by default a good prepare."""
     fields = {"replica": 1, "payload": VOTE, "signature": SIGNATURE} | values
-    return message_pb2.Signed(kind=kind, **fields)  # type: ignore[arg-type]
+    return message_pb2.Signed(kind=kind, **fields)
 
 
 def refuse(decode: Callable[[bytes], object], data: bytes, reason: Reason) -> None:
@@ -41,7 +41,7 @@ def refuse(decode: Callable[[bytes], object], data: bytes, reason: Reason) -> No
 
 
 def refuse_malformed(decode: Callable[[bytes], object], wire: object) -> None:
-    data = wire if isinstance(wire, bytes) else wire.SerializeToString()  # type: ignore[attr-defined]
+    data = wire if isinstance(wire, bytes) else wire.SerializeToString()
     refuse(decode, data, Reason.MALFORMED)
 
 
@@ -75,7 +75,7 @@ def test_unknown_field_nested_in_a_peer_item(field: str) -> None:
     def item(content: bytes) -> bytes:
         return bytes((number << 3 | 2, len(content))) + content
 
-    good = inner.SerializeToString()  # type: ignore[attr-defined]
+    good = inner.SerializeToString()
     codec.decode_peer_item(item(good))
     refuse_malformed(codec.decode_peer_item, item(good + UNKNOWN))
     refuse_malformed(codec.decode_peer_item, item(good) + UNKNOWN)
@@ -86,7 +86,7 @@ def test_unknown_field_two_levels_down() -> None:
     proof = message_pb2.PreparedProof(pre_prepare=envelope(16), prepares=[bad])
     view_change = message_pb2.ViewChange(view=1, prepared=[proof])
     refuse_malformed(of_kind(Kind.VIEW_CHANGE), view_change)
-    reply = message_pb2.Reply(request_digest=DIGEST, results_digest=DIGEST, outcome=1)  # type: ignore[arg-type]
+    reply = message_pb2.Reply(request_digest=DIGEST, results_digest=DIGEST, outcome=1)
     with_unknown = message_pb2.Reply.FromString(reply.SerializeToString() + UNKNOWN)
     refuse_malformed(
         of_kind(Kind.REPLIES), message_pb2.Replies(client=DIGEST, replies=[with_unknown])
@@ -116,7 +116,7 @@ def test_wrong_length_of_digests_and_keys(length: int) -> None:
     if length:
         refuse_malformed(of_kind(Kind.STATUS), message_pb2.Status(missing=[wrong]))
     for fields in ({"key": wrong, "nonce": DIGEST}, {"key": DIGEST, "nonce": wrong}):
-        refuse_malformed(of_kind(Kind.HELLO), message_pb2.Hello(role=1, **fields))  # type: ignore[arg-type]
+        refuse_malformed(of_kind(Kind.HELLO), message_pb2.Hello(role=1, **fields))
     refuse_malformed(codec.decode_challenge, peer_pb2.Challenge(nonce=wrong))
     for fields in ({"nonce": wrong, "cluster_id": DIGEST}, {"nonce": DIGEST, "cluster_id": wrong}):
         challenge = client_pb2.GatewayChallenge(**fields)
@@ -154,10 +154,10 @@ def test_kind_out_of_range(value: int) -> None:
 
 @pytest.mark.parametrize("value", [0, 8, -1])
 def test_other_enums_out_of_range(value: int) -> None:
-    reply = message_pb2.Reply(outcome=value, request_digest=DIGEST, results_digest=DIGEST)  # type: ignore[arg-type]
+    reply = message_pb2.Reply(outcome=value, request_digest=DIGEST, results_digest=DIGEST)
     refuse_malformed(of_kind(Kind.REPLIES), message_pb2.Replies(client=DIGEST, replies=[reply]))
-    refuse_malformed(of_kind(Kind.HELLO), message_pb2.Hello(role=value, key=DIGEST, nonce=DIGEST))  # type: ignore[arg-type]
-    read = client_pb2.ReadRequest(consistency=value)  # type: ignore[arg-type]
+    refuse_malformed(of_kind(Kind.HELLO), message_pb2.Hello(role=value, key=DIGEST, nonce=DIGEST))
+    read = client_pb2.ReadRequest(consistency=value)
     refuse_malformed(codec.decode_client_item, client_pb2.ClientItem(read=read))
 
 
@@ -321,7 +321,7 @@ def test_elements_of_nested_lists_count_together() -> None:
 
     leaves = b"\x12\x00" * (limits.MESSAGE_ELEMENTS_MAX // 2)
     refuse(codec.decode_peer_item, field(7, field(1, certificate) + leaves), Reason.OVERSIZE)
-    assert len(codec.decode_peer_item(field(7, leaves)).leaves) == len(leaves) // 2  # type: ignore[union-attr]
+    assert len(codec.decode_peer_item(field(7, leaves)).leaves) == len(leaves) // 2
 
 
 def varint(value: int) -> bytes:

@@ -81,7 +81,7 @@ class Transaction:
     def get(self, key: bytes) -> Pair | None:
         """The pair of `key` as this operation sees it. Raises OperationError beyond a limit."""
         if self._changes and (change := self._changes.get(key)) is not None:
-            return change[1]
+            return self._seen(change[1])
         record = self._records.get(key)
         return None if record is None else self._read(key, *record)
 
@@ -93,7 +93,7 @@ class Transaction:
         changes = {} if before else self._changes
         if not range_end:
             if key in changes:
-                change = changes[key][1]
+                change = self._seen(changes[key][1])
                 return iter(() if change is None else (change,))
             record = self._records.get(key)
             return iter(() if record is None else (self._read(key, *record),))
@@ -156,19 +156,25 @@ class Transaction:
         position = 0
         for pair in self._stored(start, end):
             while position < len(changed) and changed[position] < pair.key:
-                if (change := self._changes[changed[position]][1]) is not None:
+                if (change := self._seen(self._changes[changed[position]][1])) is not None:
                     yield change
                 position += 1
             if pair.key not in self._changes:
                 yield pair
         for key in changed[position:]:
-            if (change := self._changes[key][1]) is not None:
+            if (change := self._seen(self._changes[key][1])) is not None:
                 yield change
 
     def _read(self, key: bytes, mod_revision: int, value: bytes) -> Pair:
         self._spend(len(key) + len(value))
         create_revision, version, lease = PAIR_HEADER.unpack_from(value)
         return Pair(key, create_revision, mod_revision, version, lease, value[PAIR_HEADER.size :])
+
+    def _seen(self, change: Pair | None) -> Pair | None:
+        """A changed pair costs what a stored one does: the buffer may hold many of them."""
+        if change is not None:
+            self._spend(len(change.key) + len(change.value))
+        return change
 
     def _spend(self, size_bytes: int) -> None:
         self._records_left -= 1

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pbft.codec import (
     decode_client_frame,
@@ -63,6 +64,13 @@ def in_loop(test: Scenario) -> Callable[..., None]:
     return run
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what happens in the same event loop."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 (what is waited for does not know of the test)
+            await asyncio.sleep(0.002)
+
+
 @dataclass
 class Order:
     """What the honest replicas agree on: one executed request after the other."""
@@ -80,7 +88,7 @@ class Order:
             return self.decided[key]
         outcome = Outcome.SESSION_CLOSED if request.close_session else self.outcome
         self.submitted.append(request)
-        results = ()
+        results: tuple[bytes, ...] = ()
         if outcome is Outcome.EXECUTED:
             results = tuple(
                 self.store.execute(operation, 0, request.client) for operation in request.operations
@@ -123,7 +131,7 @@ class FakeReplica:
         server = aio.server(
             options=[("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)]
         )
-        handler = grpc.stream_stream_rpc_method_handler(self._connect)
+        handler: Any = grpc.stream_stream_rpc_method_handler(self._connect)
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("pbft.wire.Gateway", {"Connect": handler}),)
         )
@@ -244,15 +252,13 @@ class FakeCluster:
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(*(replica.stop() for replica in self.replicas))
 
-    async def connect(self, timeout: float = 5.0, **settings: object) -> Client:
+    async def connect(self, within_seconds: float = 5.0, **settings: object) -> Client:
         chosen = replace(ClientSettings(close_seconds=0.2), **settings)  # type: ignore[arg-type]
-        return await Client.connect(self.file, timeout=timeout, settings=chosen)
+        return await Client.connect(self.file, timeout=within_seconds, settings=chosen)
 
     async def streams(self, count: int) -> None:
         """Waits until so many replicas have a stream of the client."""
-        async with asyncio.timeout(5):
-            while sum(bool(replica.streams) for replica in self.replicas) != count:
-                await asyncio.sleep(0.005)
+        await until(lambda: sum(bool(replica.streams) for replica in self.replicas) == count)
 
     def submit(self, by: FakeReplica, submit: Submit) -> None:
         """Any replica that is sent a request passes it on; all answer the client."""

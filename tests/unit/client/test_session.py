@@ -232,7 +232,7 @@ def test_retransmissions_are_the_same_bytes_to_all_and_back_off() -> None:
 def test_retransmissions_are_spread_by_jitter() -> None:
     world = World()
     for random, expected in ((0.0, 500_000), (0.999, 624_875)):
-        session = Session(world.genesis, world.signer, SESSION, lambda value=random: value)
+        session = Session(world.genesis, world.signer, SESSION, itertools.repeat(random).__next__)
         session.link_up(0)
         session.enqueue(Call(b"x"))
         session.poll(at(0))

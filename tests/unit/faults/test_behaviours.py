@@ -1,4 +1,4 @@
-"""Each behaviour alone: what it changes, that it signs only as itself, and that it is determined."""
+"""Each behaviour alone: what it changes, that it signs only as itself, that it is determined."""
 
 from collections.abc import Sequence
 from random import Random
@@ -318,7 +318,7 @@ def test_omitting_view_changes_stay_well_formed() -> None:
 
 def test_spoilt_leaves_differ_in_one_leaf() -> None:
     leaves = StateLeaves(StableCertificate(()), (Leaf(0, 0, b""),) * 8)
-    behaviour = make("poison-transfer", seed=1)
+    behaviour = make("poison-transfer", seed=2)
     effects = behaviour.rewrite([Send(1, leaves)], NOW)
     (_, item), = said(effects)
     assert isinstance(item, StateLeaves)

@@ -361,6 +361,7 @@ def test_what_lmdb_cannot_read_is_corrupt(tmp_path: Path) -> None:
         lambda: view.latest(1, b"key"),
         lambda: view.value(1, b"key", 1),
         lambda: list(view.records(b"")),
+        lambda: view.leaves(1),
     ):
         with pytest.raises(StorageCorrupt, match="cannot be read"):
             read()

@@ -1,0 +1,253 @@
+"""Recall and amnesia: a replica that lost its vote log must not vote as if it had never voted
+(protocol.md section 10).
+
+After every start a replica asks its peers what it told them before, and signs nothing until q - 1
+of them answered: with itself they are a quorum, so every vote of its own that mattered has an
+honest witness among them. If it is shown a vote that its log lacks, it has amnesia. Then it asks,
+as a request under its own key whose session is its new incarnation, to rejoin; executed at s, that
+is replicated state. At a stable checkpoint at or above s + L every slot it might have voted for is
+settled, and it votes again.
+"""
+
+from pbft.core.certificates import verify_checkpoints
+from pbft.core.effects import (
+    Broadcast,
+    EventName,
+    Persist,
+    RejoinRecord,
+    SavedLog,
+    Send,
+)
+from pbft.core.settings import SECOND
+from pbft.core.state import Core, Recalling, Rejoining
+from pbft.errors import Reason, Rejected
+from pbft.messages import (
+    REJOIN_OPERATION,
+    Authenticated,
+    Commit,
+    Kind,
+    Prepare,
+    PrePrepare,
+    Recall,
+    Recalled,
+    Request,
+    Signed,
+    ViewChange,
+)
+from pbft.types import Micros, ReplicaId
+
+REJOIN_INTERVAL_US = 60 * SECOND
+"""Of agreed time between two rejoins of one replica."""
+ASK_INTERVAL_US = 1 * SECOND
+
+# Recalling: the asker.
+
+
+def begin(core: Core, saved: SavedLog, nonce: bytes) -> None:
+    """At a start: recall, or go on rejoining where a crash interrupted it."""
+    core.own_votes = {
+        (Kind.COMMIT, record.view, record.sequence): record.digest for record in saved.prepared
+    }
+    for record in saved.accepted:
+        is_mine = core.thresholds.primary_of(record.view) == core.me
+        kind = Kind.PRE_PREPARE if is_mine else Kind.PREPARE
+        core.own_votes[kind, record.view, record.sequence] = record.digest
+    rejoin = saved.rejoin
+    core.incarnation = 0 if rejoin is None else rejoin.incarnation
+    if rejoin is not None and not rejoin.done:
+        core.rejoining = Rejoining(core.incarnation)
+    elif core.settings.rejoin:
+        _lose(core)
+    else:
+        is_empty = saved == SavedLog() and core.state.durable_sequence == 0
+        core.recalling = Recalling(nonce, core.view, is_empty)
+
+
+def on_recalled(core: Core, answer: Authenticated[Recalled]) -> None:
+    """One peer's memory of me. Every statement in it carries a signature: mine, or a
+    certificate's."""
+    recalling, message = core.recalling, answer.message
+    if recalling is None or message.nonce != recalling.nonce or message.replica != core.me:
+        core.reject("recalled", Reason.UNWANTED, answer.signer)
+        return
+    if len(message.votes) > 4 * core.genesis.constants.window * len(Kind):
+        raise Rejected(Reason.OVERSIZE, "more votes than there are slots")
+    stable = verify_checkpoints(
+        message.stable_sequence, message.checkpoints, core.genesis, core.verifier
+    )
+    lacking = recalling.is_empty and stable.sequence > 0
+    if message.view_change is not None:
+        _require_mine(core, message.view_change)
+        change = core.verifier.decode(message.view_change)
+        assert isinstance(change, ViewChange)
+        lacking |= change.view > recalling.persisted_view
+    for vote in message.votes:
+        _require_mine(core, vote)
+        lacking |= _is_lacking(core, vote)
+    recalling.lacking |= lacking
+    recalling.answered.add(answer.signer)
+
+
+def _require_mine(core: Core, signed: Signed) -> None:
+    if signed.signer != core.me or not core.verifier.is_authentic(signed):
+        raise Rejected(Reason.BAD_CERTIFICATE, "a statement that this replica did not sign")
+
+
+def _is_lacking(core: Core, signed: Signed) -> bool:
+    """Whether I signed this and do not know it. What the durable checkpoint settled was
+    truncated."""
+    assert core.recalling is not None
+    vote = core.verifier.decode(signed)
+    assert isinstance(vote, PrePrepare | Prepare | Commit)
+    if vote.sequence <= core.state.durable_sequence:
+        return False
+    if vote.view > core.recalling.persisted_view:
+        return True
+    return core.own_votes.get((signed.kind, vote.view, vote.sequence)) != vote.digest
+
+
+def _lose(core: Core) -> None:
+    """From now on, until rejoined, this replica signs no vote. The incarnation grows with the
+    clock."""
+    known = core.incarnations.get(core.me, 0)
+    core.incarnation = max(core.now.wall_us, known + 1, core.incarnation + 1)
+    core.rejoining = Rejoining(core.incarnation)
+    core.emit(Persist(RejoinRecord(core.incarnation, done=False)))
+    core.report(EventName.AMNESIA, value=core.me)
+
+
+# Recalling: the peer.
+
+
+def on_recall(core: Core, recall: Authenticated[Recall]) -> None:
+    """Tells a peer everything it signed that is held here above h. Allowed at any time: after a
+    power loss all ask at once."""
+    peer = recall.signer
+    interval_us = core.settings.limits.recall_interval_us
+    if not core.recall_pace.allows(peer, core.now.monotonic_us, interval_us):
+        core.reject("recall", Reason.RATE_LIMIT, peer)
+        return
+    core.recall_pace.count(peer, core.now.monotonic_us, interval_us)
+    answer = Recalled(
+        peer,
+        recall.message.nonce,
+        core.view,
+        core.low_water_mark,
+        core.stable.checkpoints,
+        core.view_change.highest.get(peer),
+        _votes_of(core, peer),
+    )
+    core.emit(Send(peer, core.signer.sign(answer)))
+
+
+def _votes_of(core: Core, peer: ReplicaId) -> tuple[Signed, ...]:
+    """The peer's pre-prepares, prepares and commits above h, each once."""
+    held: dict[bytes, Signed] = {}
+    for slot in core.log:
+        if slot.sequence <= core.low_water_mark:
+            continue
+        found: list[Signed] = []
+        for pre_prepare in (slot.pre_prepare, slot.waiting):
+            found += [] if pre_prepare is None else [pre_prepare.signed]
+        for votes in (slot.prepares, slot.commits):
+            for known in (votes.current.get(peer), votes.later.get(peer)):
+                found += [] if known is None else [known.signed]
+        if slot.prepared is not None:
+            found += [slot.prepared.proof.pre_prepare, *slot.prepared.proof.prepares]
+        if slot.decision is not None:
+            found += slot.decision.commits
+        held.update((vote.signature, vote) for vote in found if vote.signer == peer)
+    return tuple(held.values())
+
+
+# Rejoining.
+
+
+def advance(core: Core) -> None:
+    """Asks again where no answer came, and ends recall and rejoin when they are complete."""
+    if core.recalling is not None:
+        _advance_recall(core, core.recalling)
+    if core.rejoining is not None:
+        _advance_rejoin(core, core.rejoining)
+
+
+def _advance_recall(core: Core, recalling: Recalling) -> None:
+    now_us = core.now.monotonic_us
+    if len(recalling.answered) >= core.thresholds.recalls:
+        core.recalling = None
+        if recalling.lacking:
+            _lose(core)
+        core.own_votes.clear()
+        core.pool.rearm(now_us, core.timeout_us)
+        core.dirty.update(slot.sequence for slot in core.log)
+        return
+    if recalling.ask_us <= now_us:
+        recalling.ask_us = now_us + core.settings.timers.status_fast_us
+        core.emit(Broadcast(core.signer.sign(Recall(core.me, recalling.nonce))))
+
+
+def _advance_rejoin(core: Core, rejoining: Rejoining) -> None:
+    now_us = core.now.monotonic_us
+    executed_at = rejoined_at(core, core.me, rejoining.incarnation)
+    if executed_at is not None:
+        settled = executed_at + core.genesis.constants.window
+        if core.low_water_mark >= settled and core.executed >= core.low_water_mark:
+            core.rejoining = None
+            decided = [slot.decision.view for slot in core.log if slot.decision is not None]
+            core.view_floor = max(decided, default=0)
+            core.emit(Persist(RejoinRecord(rejoining.incarnation, done=True)))
+            core.report(EventName.REJOINED, executed_at)
+            core.dirty.update(slot.sequence for slot in core.log)
+        return
+    if now_us < rejoining.ask_us:
+        return
+    if rejoining.asked_us is not None and now_us >= rejoining.asked_us + REJOIN_INTERVAL_US:
+        # Refused: too soon after another one. A new incarnation, because this one was decided.
+        _lose(core)
+        return
+    rejoining.ask_us = now_us + ASK_INTERVAL_US
+    if rejoining.asked_us is None:
+        rejoining.asked_us = now_us
+    key = core.genesis.replicas[core.me]
+    request = Request(key, rejoining.incarnation, 1, 0, 0, (REJOIN_OPERATION,))
+    core.emit(Broadcast(core.signer.sign(request)))
+
+
+def next_deadline_us(core: Core) -> Micros | None:
+    """When to ask again, or when an open rejoin of another replica is overdue."""
+    candidates = [core.rejoin_deadline_us]
+    if core.recalling is not None:
+        candidates.append(core.recalling.ask_us)
+    if core.rejoining is not None:
+        candidates.append(core.rejoining.ask_us)
+    return min((known for known in candidates if known is not None), default=None)
+
+
+# Rejoins of others.
+
+
+def rejoined_at(core: Core, replica: ReplicaId, incarnation: int) -> int | None:
+    """The sequence at which this incarnation's rejoin was executed, as far as my state goes."""
+    if core.incarnations.get(replica) != incarnation:
+        return None
+    return core.rejoins.get(replica)
+
+
+def is_open(core: Core) -> bool:
+    """Whether somebody waits for a stable checkpoint at or above s + L: it counts as pending."""
+    window = core.genesis.constants.window
+    return any(core.low_water_mark < sequence + window for sequence in core.rejoins.values())
+
+
+def is_overdue(core: Core) -> bool:
+    """Whether an open rejoin waits although h has not moved for T: the primary must propose empty
+    batches when nothing else comes."""
+    now_us = core.now.monotonic_us
+    if not is_open(core):
+        core.rejoin_deadline_us = None
+        return False
+    mark = (core.low_water_mark, core.view)
+    if core.rejoin_deadline_us is None or core.rejoin_mark != mark:
+        core.rejoin_mark = mark
+        core.rejoin_deadline_us = now_us + core.timeout_us
+    return now_us >= core.rejoin_deadline_us
