@@ -6,11 +6,15 @@ same
 everywhere. `LocalLimits` only protect one replica's memory and may differ between replicas.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+
+from pbft.errors import ConfigurationError
 
 KIB = 1024
 MIB = 1024 * KIB
 
+BATCH_OVERHEAD_BYTES = 512
+"""Time, envelope and framing of a batch beside the payloads of its requests, rounded up."""
 MESSAGE_BYTES_MAX = 16 * MIB
 """One decoded message; the codec refuses more (OVERSIZE)."""
 TRANSPORT_BYTES_MAX = 32 * MIB
@@ -60,6 +64,16 @@ class ProtocolLimits:
     result_bytes: int = 4 * MIB
     """One result; more than twice operation_bytes, so that whatever could be put can be read."""
 
+    def __post_init__(self) -> None:
+        if any(value < 1 for value in astuple(self)):
+            raise ConfigurationError("every limit in the genesis must be at least 1")
+        if self.batch_bytes < self.request_bytes + BATCH_OVERHEAD_BYTES:
+            raise ConfigurationError("batch_bytes must leave room for one request of request_bytes")
+        if self.batch_bytes + BATCH_OVERHEAD_BYTES > MESSAGE_BYTES_MAX:
+            raise ConfigurationError("batch_bytes must fit into one message")
+        if self.session_numbers_kept > 2**32 - 1:
+            raise ConfigurationError("session_numbers_kept is out of range")
+
 
 @dataclass(frozen=True, slots=True)
 class LocalLimits:
@@ -70,6 +84,8 @@ class LocalLimits:
     pending_requests: int = 65_536
     pending_bytes: int = 64 * MIB
     held_reads: int = 8_192
+    held_reads_per_client: int = 1_024
+    held_read_bytes: int = 16 * MIB
     evidence: int = 256
     bodies_per_slot: int = 8
     """Batches kept for one slot over several views; the accepted and the prepared one always

@@ -33,6 +33,23 @@ class ReplicaPorts:
     admin: int
 
 
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Where the replicas listen and what others call them; `{}` stands for a replica's index."""
+
+    listen: str = HOST
+    peer: str = HOST
+    client: str = HOST
+
+    @staticmethod
+    def of(template: str, replica: int) -> str:
+        """The name of one replica."""
+        return template.replace("{}", str(replica))
+
+
+ON_THIS_MACHINE = Hosts()
+
+
 @click.group()
 def testnet() -> None:
     """Make the files of a new cluster."""
@@ -66,10 +83,47 @@ def testnet() -> None:
     default=None,
     help="Replica i listens on P+3i (clients), P+3i+1 (peers), P+3i+2 (admin).  [default: free]",
 )
+@click.option(
+    "--listen",
+    default=HOST,
+    show_default=True,
+    metavar="ADDRESS",
+    help="Where each replica listens, e.g. 0.0.0.0 in a container.",
+)
+@click.option(
+    "--peer-host",
+    default=HOST,
+    show_default=True,
+    metavar="HOST",
+    help="What the peers call replica i; {} stands for i.",
+)
+@click.option(
+    "--client-host",
+    default=HOST,
+    show_default=True,
+    metavar="HOST",
+    help="What the clients call replica i; {} stands for i.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Plain text, for a network that is itself trusted.",
+)
 @format_option
-def init(replicas: int, directory: Path, clients: int, base_port: int | None, output: str) -> None:
+def init(
+    replicas: int,
+    directory: Path,
+    clients: int,
+    base_port: int | None,
+    listen: str,
+    peer_host: str,
+    client_host: str,
+    insecure: bool,
+    output: str,
+) -> None:
     """Write genesis, keys and one configuration per replica into a new directory."""
-    layout = create_testnet(directory, replicas, clients, base_port)
+    hosts = Hosts(listen, peer_host, client_host)
+    layout = create_testnet(directory, replicas, clients, base_port, hosts=hosts, insecure=insecure)
     if output == "json":
         print_json({"directory": str(directory), "replicas": replicas, "clients": clients})
         return
@@ -85,6 +139,8 @@ def create_testnet(
     clients: int = CLIENTS_DEFAULT,
     base_port: int | None = None,
     initialise_storage: bool = False,
+    hosts: Hosts = ON_THIS_MACHINE,
+    insecure: bool = False,
 ) -> Layout:
     """Writes a whole testnet; cluster.toml comes last and marks it as complete.
 
@@ -110,14 +166,14 @@ def create_testnet(
         save_key_pair(layout.client_key_file(client), key)
     for replica, key in enumerate(replica_keys):
         save_key_pair(layout.replica_key_file(replica), key)
-        _write_configuration(layout, replica, ports)
+        _write_configuration(layout, replica, ports, hosts, insecure)
         if initialise_storage:
             from pbft.storage import directory as storage
 
             storage.create(
                 layout.data_directory(replica), parse_genesis(document).cluster_id, replica
             )
-    _write_cluster_file(layout, ports)
+    _write_cluster_file(layout, ports, hosts)
     return layout
 
 
@@ -134,7 +190,9 @@ def _claim(layout: Layout) -> None:
     layout.directory.mkdir(parents=True, exist_ok=True)
 
 
-def _write_configuration(layout: Layout, replica: int, ports: Sequence[ReplicaPorts]) -> None:
+def _write_configuration(
+    layout: Layout, replica: int, ports: Sequence[ReplicaPorts], hosts: Hosts, insecure: bool
+) -> None:
     from pbft.node.config import Address, NodeConfiguration, dump_configuration
 
     configuration = NodeConfiguration(
@@ -142,27 +200,29 @@ def _write_configuration(layout: Layout, replica: int, ports: Sequence[ReplicaPo
         genesis=layout.genesis_file,
         key=layout.replica_key_file(replica),
         data=layout.data_directory(replica),
-        peer_address=Address(HOST, ports[replica].peer),
-        client_address=Address(HOST, ports[replica].client),
-        admin_address=Address(HOST, ports[replica].admin),
+        peer_address=Address(hosts.listen, ports[replica].peer),
+        client_address=Address(hosts.listen, ports[replica].client),
+        admin_address=Address(hosts.listen, ports[replica].admin),
         peers={
-            other: Address(HOST, address.peer)
+            other: Address(Hosts.of(hosts.peer, other), address.peer)
             for other, address in enumerate(ports)
             if other != replica
         },
+        insecure=insecure,
     )
     path = layout.configuration_file(replica)
     path.write_text(dump_configuration(configuration, relative_to=path.parent))
 
 
-def _write_cluster_file(layout: Layout, ports: Sequence[ReplicaPorts]) -> None:
+def _write_cluster_file(layout: Layout, ports: Sequence[ReplicaPorts], hosts: Hosts) -> None:
     from pbft_client.cluster_file import ClusterFile, ReplicaAddresses, dump_cluster_file
 
+    names = [Hosts.of(hosts.client, replica) for replica in range(len(ports))]
     cluster = ClusterFile(
         genesis=layout.genesis_file,
         replicas=tuple(
-            ReplicaAddresses(client=f"{HOST}:{one.client}", admin=f"{HOST}:{one.admin}")
-            for one in ports
+            ReplicaAddresses(client=f"{name}:{one.client}", admin=f"{name}:{one.admin}")
+            for name, one in zip(names, ports, strict=True)
         ),
         key=layout.client_key_file(COMMAND_CLIENT),
     )

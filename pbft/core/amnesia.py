@@ -26,6 +26,7 @@ from pbft.messages import (
     Authenticated,
     Commit,
     Kind,
+    NewView,
     Prepare,
     PrePrepare,
     Recall,
@@ -52,6 +53,13 @@ def begin(core: Core, saved: SavedLog, nonce: bytes) -> None:
         is_mine = core.thresholds.primary_of(record.view) == core.me
         kind = Kind.PRE_PREPARE if is_mine else Kind.PREPARE
         core.own_votes[kind, record.view, record.sequence] = record.digest
+    if saved.new_view is not None and core.thresholds.primary_of(saved.new_view.view) == core.me:
+        message = core.verifier.decode(saved.new_view.new_view)
+        assert isinstance(message, NewView)
+        for signed in message.pre_prepares:
+            vote = core.verifier.decode(signed)
+            assert isinstance(vote, PrePrepare)
+            core.own_votes[Kind.PRE_PREPARE, vote.view, vote.sequence] = vote.digest
     rejoin = saved.rejoin
     core.incarnation = 0 if rejoin is None else rejoin.incarnation
     if rejoin is not None and not rejoin.done:
@@ -190,6 +198,7 @@ def _advance_rejoin(core: Core, rejoining: Rejoining) -> None:
     now_us = core.now.monotonic_us
     executed_at = rejoined_at(core, core.me, rejoining.incarnation)
     if executed_at is not None:
+        rejoining.ask_us = now_us + ASK_INTERVAL_US
         settled = executed_at + core.genesis.constants.window
         if core.low_water_mark >= settled and core.executed >= core.low_water_mark:
             core.rejoining = None
@@ -214,13 +223,13 @@ def _advance_rejoin(core: Core, rejoining: Rejoining) -> None:
 
 
 def next_deadline_us(core: Core) -> Micros | None:
-    """When to ask again, or when an open rejoin of another replica is overdue."""
-    candidates = [core.rejoin_deadline_us]
+    """When to ask again."""
+    candidates: list[Micros] = []
     if core.recalling is not None:
         candidates.append(core.recalling.ask_us)
     if core.rejoining is not None:
         candidates.append(core.rejoining.ask_us)
-    return min((known for known in candidates if known is not None), default=None)
+    return min(candidates, default=None)
 
 
 # Rejoins of others.

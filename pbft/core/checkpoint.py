@@ -108,10 +108,6 @@ def discard(core: Core) -> None:
     """Drops old slots; one interval below h is kept, so that a slightly late peer needs no
     transfer."""
     core.log.discard(core.log_floor)
-    kept = {slot.sequence for slot in core.log}
-    for pushed in core.pushed_us.values():
-        for sequence in [sequence for sequence in pushed if sequence not in kept]:
-            del pushed[sequence]
 
 
 def _settle(core: Core) -> None:

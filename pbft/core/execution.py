@@ -104,7 +104,7 @@ def _execute_request(core: Core, sequence: int, request: Authenticated[Request])
         reply = core.sessions.record(
             message, _reply(request, sequence, time_us, Outcome.EXECUTED, results)
         )
-    core.pool.settle(message, core.now.monotonic_us, core.timeout_us)
+    core.pool.settle(message, core.timeout_us)
     if reply is not None:
         queue_reply(core, request.message, reply, full=False)
 

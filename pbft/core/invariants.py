@@ -45,7 +45,7 @@ def _check_bounds(core: Core) -> None:
     constants, limits = core.genesis.constants, core.settings.limits
     replicas = core.thresholds.replicas
     assert len(core.log) <= 2 * constants.window + constants.checkpoint_interval
-    assert core.pool.count <= limits.pending_requests + replicas
+    assert core.pool.count <= limits.pending_requests
     assert len(core.held_reads) <= limits.held_reads
     assert len(core.evidence) <= limits.evidence
     assert len(core.view_change.received) <= replicas

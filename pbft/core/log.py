@@ -37,8 +37,10 @@ class VoteSet(Generic[V]):
 
     def enter_view(self, view: View) -> None:
         """Drops what lower views left and promotes the votes of `view`."""
-        self.current = {s: v for s, v in self.later.items() if v.message.view == view}
-        self.later = {s: v for s, v in self.later.items() if v.message.view > view}
+        later = self.later
+        votes = {s: v for s, v in self.current.items() if v.message.view == view}
+        self.current = votes | {s: v for s, v in later.items() if v.message.view == view}
+        self.later = {s: v for s, v in later.items() if v.message.view > view}
 
     def matching(self, view: View, digest: Digest) -> list[Authenticated[V]]:
         """Votes for exactly this view and digest, by ascending signer (distinct by
@@ -87,15 +89,14 @@ class Slot:
         self.prepares.enter_view(view)
         self.commits.enter_view(view)
 
-    def trim_bodies(self, limit: int) -> None:
-        """Keeps at most `limit` bodies: the accepted, prepared and decided ones, then the
-        newest."""
+    def add_body(self, batch: VerifiedBatch, limit: int) -> None:
+        """Keeps a body, and at most `limit` of them: those in use, then the newest."""
+        self.bodies[batch.digest] = batch
         if len(self.bodies) <= limit:
             return
+        votes = (self._vote(self.pre_prepare), self._vote(self.waiting))
         needed = {
-            holder.digest
-            for holder in (self.prepared, self.decision, self._vote(self.pre_prepare))
-            if holder is not None
+            holder.digest for holder in (self.prepared, self.decision, *votes) if holder is not None
         }
         for digest in list(self.bodies):
             if len(self.bodies) > limit and digest not in needed:

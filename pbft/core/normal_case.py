@@ -14,9 +14,11 @@ from pbft.core.effects import (
     PreparedRecord,
 )
 from pbft.core.log import Slot, VoteSet
+from pbft.core.settings import MILLISECOND
 from pbft.core.state import Core, Mode
 from pbft.crypto.digest import NULL_DIGEST
 from pbft.errors import Reason
+from pbft.limits import BATCH_OVERHEAD_BYTES
 from pbft.messages import (
     Authenticated,
     Batch,
@@ -31,9 +33,6 @@ from pbft.messages import (
     Vote,
 )
 from pbft.types import ReplicaId, SequenceNumber
-
-BATCH_OVERHEAD_BYTES = 64
-"""Time and framing of a batch beside its items, rounded up."""
 
 # Pre-prepare.
 
@@ -62,6 +61,8 @@ def check_pre_prepare(core: Core, vote: Vote, signer: ReplicaId) -> Reason | Non
         bodies = () if slot is None else slot.bodies
         has_body = slot is not None and (slot.pre_prepare is not None or vote.digest in bodies)
         return Reason.DUPLICATE if has_body else None
+    if core.is_accused("pre_prepare", signer, vote):
+        return Reason.DIGEST_CONFLICT
     return None
 
 
@@ -92,7 +93,7 @@ def _consider(
         return
     slot.waiting = pre_prepare
     if batch is not None and vote.sequence <= core.high_water_mark:
-        slot.bodies[batch.digest] = batch
+        slot.add_body(batch, core.settings.limits.bodies_per_slot)
     elif batch is None:
         # Its body is asked for at once.
         core.status_due_us = core.now.monotonic_us
@@ -103,18 +104,18 @@ def on_batch(core: Core, batch: VerifiedBatch) -> None:
     """A body that was missing: kept wherever a waiting pre-prepare or a decision asks for it."""
     wanted = False
     for slot in core.log:
-        if batch.digest in digests_wanted(slot):
-            slot.bodies[batch.digest] = batch
+        if batch.digest in digests_wanted(core, slot):
+            slot.add_body(batch, core.settings.limits.bodies_per_slot)
             core.dirty.add(slot.sequence)
             wanted = True
     if not wanted:
         core.reject("batch", Reason.UNWANTED, None)
 
 
-def digests_wanted(slot: Slot) -> list[bytes]:
-    """Digests whose bodies this slot lacks."""
+def digests_wanted(core: Core, slot: Slot) -> list[bytes]:
+    """Digests whose bodies this slot lacks; beyond H messages are kept, but no bodies."""
     wanted = []
-    if slot.waiting is not None:
+    if slot.waiting is not None and slot.sequence <= core.high_water_mark:
         wanted.append(slot.waiting.message.digest)
     if slot.decision is not None:
         wanted.append(slot.decision.digest)
@@ -131,16 +132,22 @@ def is_ahead(core: Core, batch: VerifiedBatch) -> bool:
     return batch.time_us > corrected_clock_us(core) + core.genesis.constants.clock_drift_us
 
 
+HELD_RECHECK_US = 10 * MILLISECOND
+
+
 def recheck_held(core: Core) -> None:
-    """Looks again at the batches that were ahead of my clock."""
-    core.dirty.update(core.held)
-    core.held.clear()
+    """Looks again, a little later, at the batches that were ahead of my clock."""
+    if core.held and core.now.monotonic_us >= core.held_due_us:
+        core.dirty.update(core.held)
+        core.held.clear()
 
 
 def _accept_waiting(core: Core, slot: Slot) -> bool:
     """Accepts the waiting pre-prepare if nothing stands against it any more."""
     pre_prepare = slot.waiting
-    if pre_prepare is None or not core.is_voting or slot.sequence > core.high_water_mark:
+    if pre_prepare is None or not core.is_voting:
+        return False
+    if not core.low_water_mark < slot.sequence <= core.high_water_mark:
         return False
     digest = pre_prepare.message.digest
     batch = slot.bodies.get(digest)
@@ -149,6 +156,8 @@ def _accept_waiting(core: Core, slot: Slot) -> bool:
     # Batches re-proposed by a new-view, or decided, are accepted whatever the time.
     fresh = slot.sequence > core.new_view_max_sequence and slot.decision is None
     if batch is not None and fresh and is_ahead(core, batch):
+        if not core.held:
+            core.held_due_us = core.now.monotonic_us + HELD_RECHECK_US
         core.held.add(slot.sequence)
         return False
     slot.waiting = None
@@ -168,8 +177,7 @@ def accept_pre_prepare(
     slot.pre_prepare = pre_prepare
     slot.touched_us = core.now.monotonic_us
     if batch is not None:
-        slot.bodies[batch.digest] = batch
-        slot.trim_bodies(core.settings.limits.bodies_per_slot)
+        slot.add_body(batch, core.settings.limits.bodies_per_slot)
         if core.is_primary:
             for request in batch.requests:
                 core.pool.mark_proposed(request.message)
@@ -208,7 +216,10 @@ def check_vote(core: Core, vote: Vote, signer: ReplicaId) -> Reason | None:
     votes: VoteSet[Prepare] | VoteSet[Commit] = slot.prepares if is_prepare else slot.commits
     known = votes.find(vote.view, core.view, signer)
     if known is not None and known.message.view == vote.view:
-        return Reason.DUPLICATE if known.message.digest == vote.digest else None
+        if known.message.digest == vote.digest:
+            return Reason.DUPLICATE
+        kind = "prepare" if is_prepare else "commit"
+        return Reason.DIGEST_CONFLICT if core.is_accused(kind, signer, vote) else None
     if known is not None and known.message.view > vote.view:
         return Reason.VIEW_FUTURE
     if vote.view == core.view and _is_redundant(slot, vote, is_prepare):
@@ -339,7 +350,7 @@ def check_committed(core: Core, sequence: SequenceNumber) -> Reason | None:
     if sequence > core.high_water_mark + core.genesis.constants.window:
         return Reason.SEQUENCE_HIGH
     slot = core.log.get(sequence)
-    if slot is not None and slot.decision is not None and not digests_wanted(slot):
+    if slot is not None and slot.decision is not None and not digests_wanted(core, slot):
         return Reason.DUPLICATE
     return None
 
@@ -353,7 +364,7 @@ def on_committed(core: Core, committed: VerifiedCommitted, sender: ReplicaId) ->
         return
     slot = core.log.slot(certificate.sequence)
     if committed.batch is not None:
-        slot.bodies[committed.batch.digest] = committed.batch
+        slot.add_body(committed.batch, core.settings.limits.bodies_per_slot)
     if slot.decision is None:
         decide(core, slot, certificate)
     core.dirty.add(slot.sequence)
@@ -381,7 +392,7 @@ def advance_proposals(core: Core) -> bool:
         fresh = []
         for item in pending:
             if core.sessions.is_settled(item.request.message):
-                core.pool.settle(item.request.message, core.now.monotonic_us, core.timeout_us)
+                core.pool.settle(item.request.message, core.timeout_us)
             else:
                 fresh.append(item.encoded)
         if fresh:

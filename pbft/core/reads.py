@@ -31,15 +31,25 @@ def on_read(core: Core, client: ClientKey, request: ReadRequest) -> None:
     at = barrier(core) if request.consistency is Consistency.LINEARIZABLE else 0
     if _may_answer(core, at):
         _answer(core, client, request)
-    elif len(core.held_reads) >= core.settings.limits.held_reads:
+        return
+    size = sum(map(len, request.queries))
+    if _is_full(core, client, size):
         _refuse(core, client, request)
     else:
-        core.held_reads.append(HeldRead(client, request, at))
+        core.held_reads.append(HeldRead(client, request, at, core.now.monotonic_us, size))
+
+
+def _is_full(core: Core, client: ClientKey, size: int) -> bool:
+    """Whether holding one more read would pass a bound, in all or of this client."""
+    limits, held = core.settings.limits, core.held_reads
+    of_client = sum(item.client == client for item in held)
+    too_many = len(held) >= limits.held_reads or of_client >= limits.held_reads_per_client
+    return too_many or sum(item.size_bytes for item in held) + size > limits.held_read_bytes
 
 
 def _refuse(core: Core, client: ClientKey, request: ReadRequest) -> None:
     refusal = ReadReply(
-        request.nonce, query_digest(request.queries), bytes(32), None, core.executed, True
+        request.nonce, query_digest(request.queries), b"", None, core.executed, True
     )
     core.read_replies.setdefault(client, []).append(refusal)
 
@@ -49,13 +59,16 @@ def _may_answer(core: Core, at: SequenceNumber) -> bool:
 
 
 def advance(core: Core) -> None:
-    """Answers the held reads whose barrier was executed."""
+    """Answers the held reads whose barrier was executed, and refuses those that waited for too
+    long."""
     if not core.held_reads:
         return
     waiting = []
     for held in core.held_reads:
         if _may_answer(core, held.barrier):
             _answer(core, held.client, held.request)
+        elif core.now.monotonic_us >= held.since_us + core.settings.timers.request_timeout_us:
+            _refuse(core, held.client, held.request)
         else:
             waiting.append(held)
     core.held_reads = waiting

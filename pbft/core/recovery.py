@@ -6,11 +6,20 @@ from pbft.core.certificates import (
     CommitCertificate,
     PreparedCertificate,
 )
-from pbft.core.effects import AcceptedRecord, SavedLog
+from pbft.core.effects import AcceptedRecord, DecidedRecord, SavedLog
 from pbft.core.log import Slot
 from pbft.core.new_view import verify_new_view
 from pbft.core.state import Core
-from pbft.messages import Authenticated, Commit, NewView, Prepare, PrePrepare, ViewChange
+from pbft.errors import Reason, Rejected
+from pbft.messages import (
+    Authenticated,
+    Commit,
+    NewView,
+    Prepare,
+    PrePrepare,
+    VerifiedBatch,
+    ViewChange,
+)
 
 
 def restore(core: Core, saved: SavedLog) -> None:
@@ -73,7 +82,7 @@ def _restore_slots(core: Core, saved: SavedLog) -> None:
         if record.sequence > kept:
             slot = core.log.slot(record.sequence)
             if record.batch:
-                slot.bodies[record.digest] = core.verifier.restored_batch(record.batch)
+                slot.bodies[record.digest] = _restore_body(core, record)
             commit = core.verifier.decode(record.commits[0])
             assert isinstance(commit, Commit)
             slot.decision = CommitCertificate(
@@ -98,11 +107,19 @@ def _restore_slots(core: Core, saved: SavedLog) -> None:
             core.highest_prepared = max(core.highest_prepared, slot.sequence)
 
 
+def _restore_body(core: Core, record: AcceptedRecord | DecidedRecord) -> VerifiedBatch:
+    """The body of a record, which must be the one that its digest names."""
+    batch = core.verifier.restored_batch(record.batch)
+    if batch.digest != record.digest:
+        raise Rejected(Reason.BAD_BODY, f"the vote log's body of sequence {record.sequence}")
+    return batch
+
+
 def _restore_accepted(core: Core, slot: Slot, record: AcceptedRecord) -> None:
     """A pre-prepare of the present view stands accepted, with my prepare; of an earlier one only
     its body matters."""
     if record.batch:
-        slot.bodies[record.digest] = core.verifier.restored_batch(record.batch)
+        slot.bodies[record.digest] = _restore_body(core, record)
     if record.view != core.view:
         return
     slot.waiting = None

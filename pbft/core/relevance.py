@@ -53,7 +53,9 @@ def relevance(core: Core, sender: ReplicaId, message: Candidate) -> Reason | Non
         case Proposal():
             return _check_proposal(core, message)
         case BatchBytes():
-            wanted = {digest for slot in core.log for digest in normal_case.digests_wanted(slot)}
+            wanted = {
+                digest for slot in core.log for digest in normal_case.digests_wanted(core, slot)
+            }
             return None if wanted and batch_digest(message.batch) in wanted else Reason.UNWANTED
         case StateRequest():
             return state_transfer.check_state_request(core, sender, message)

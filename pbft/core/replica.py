@@ -20,7 +20,7 @@ from pbft.core.ports import CertificateVerifier, Service, Signer, State
 from pbft.core.relevance import Candidate, relevance
 from pbft.core.requests import RequestPool
 from pbft.core.sessions import SessionTable
-from pbft.core.settings import MILLISECOND, Settings
+from pbft.core.settings import Settings
 from pbft.core.state import Core
 from pbft.errors import Reason, Rejected
 from pbft.genesis import Genesis
@@ -47,8 +47,6 @@ from pbft.messages import (
     ViewChange,
 )
 from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber, View
-
-HELD_RECHECK_US = 10 * MILLISECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,7 @@ class Replica:
         try:
             self._dispatch(sender, inbound)
         except Rejected as error:
-            self.core.reject(type(inbound).__name__.lower(), error.reason, sender)
+            self.core.reject(_kind_of(inbound), error.reason, sender)
         return self._finish()
 
     def submit(
@@ -158,9 +156,6 @@ class Replica:
     def tick(self, now: Instant) -> list[Effect]:
         """A deadline passed."""
         self._begin(now)
-        normal_case.recheck_held(self.core)
-        suspicion.relay_pending(self.core)
-        state_transfer.release_idle(self.core)
         return self._finish()
 
     def next_deadline_us(self) -> Micros | None:
@@ -169,12 +164,12 @@ class Replica:
         candidates = [
             status.next_deadline_us(core),
             suspicion.next_deadline_us(core),
-            core.view_change.deadline_us,
+            core.view_change.deadline_us if core.is_trusted else None,
             state_transfer.next_deadline_us(core),
             amnesia.next_deadline_us(core),
         ]
         if core.held:
-            candidates.append(core.now.monotonic_us + HELD_RECHECK_US)
+            candidates.append(core.held_due_us)
         self._expected_us = min(known for known in candidates if known is not None)
         return self._expected_us
 
@@ -261,6 +256,9 @@ class Replica:
     def _finish(self) -> list[Effect]:
         """After each step: everything that became possible, until nothing more does."""
         core = self.core
+        normal_case.recheck_held(core)
+        suspicion.relay_pending(core)
+        state_transfer.release_idle(core)
         amnesia.advance(core)
         checkpoint.vote(core)
         progressed = True
@@ -269,7 +267,8 @@ class Replica:
             progressed |= execution.advance(core)
             suspicion.advance(core)
             progressed |= view_change.advance(core)
-            progressed |= normal_case.advance_proposals(core)
+            # Last, when all else is at rest: a new view's O comes before what is proposed above it.
+            progressed = progressed or normal_case.advance_proposals(core)
         state_transfer.advance(core)
         checkpoint.merge(core)
         reads.advance(core)
@@ -287,3 +286,10 @@ def _mode(core: Core) -> str:
     if core.rejoining is not None:
         return "rejoining"
     return "diverged" if core.diverged else core.mode.value
+
+
+def _kind_of(inbound: Inbound) -> str:
+    """The name of a message for its rejection."""
+    if isinstance(inbound, Authenticated):
+        return inbound.signed.kind.name.lower()
+    return type(inbound).__name__.lower()

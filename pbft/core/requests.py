@@ -61,6 +61,8 @@ class RequestPool:
         """Clients that may have something to propose, in the order of their turns."""
         self._deadlines: list[tuple[Micros, ClientKey, RequestKey]] = []
         self._relays: list[tuple[Micros, ClientKey, RequestKey]] = []
+        self._rearmed_us = 0
+        """When a view was entered last: no deadline counts from before."""
         self.count = 0
         self.size_bytes = 0
 
@@ -87,7 +89,9 @@ class RequestPool:
             return Reason.DUPLICATE
         encoded = encode_signed(request.signed)
         reserved = None
-        if self._is_full(queue, len(encoded)):
+        if self._is_full(len(encoded)):
+            return Reason.QUEUE_FULL
+        if self._is_client_full(queue, len(encoded)):
             taken = {item.reserved_by for item in queue.requests.values()}
             if forwarded_by is None or forwarded_by in taken:
                 return Reason.QUEUE_FULL
@@ -103,10 +107,10 @@ class RequestPool:
         self.size_bytes += len(encoded)
         self._turns[message.client] = None
         if queue.timed is None:
-            self._time(message.client, queue, key, now_us, timeout_us)
+            self._time(message.client, queue, key, timeout_us)
         return None
 
-    def settle(self, request: Request, now_us: Micros, timeout_us: Micros) -> None:
+    def settle(self, request: Request, timeout_us: Micros) -> None:
         """The request (or another with its identity) was decided: forget it, time the client's
         next."""
         queue = self._clients.get(request.client)
@@ -123,7 +127,7 @@ class RequestPool:
             self._turns.pop(request.client, None)
         elif queue.timed == key:
             following = next(iter(queue.requests))
-            self._time(request.client, queue, following, now_us, timeout_us)
+            self._time(request.client, queue, following, timeout_us)
 
     def mark_proposed(self, request: Request) -> None:
         """It stands in a batch of the present view: the primary does not propose it again."""
@@ -142,8 +146,9 @@ class RequestPool:
         """All running deadlines start afresh."""
         self._deadlines.clear()
         self._relays.clear()
+        self._rearmed_us = now_us
         for client, queue in self._clients.items():
-            self._time(client, queue, next(iter(queue.requests)), now_us, timeout_us)
+            self._time(client, queue, next(iter(queue.requests)), timeout_us)
 
     def take(self, requests_max: int, bytes_max: int) -> list[PendingRequest]:
         """Unproposed requests for one batch: one per client and turn, within both bounds."""
@@ -203,29 +208,31 @@ class RequestPool:
         """All pending requests, clients in the order in which they came."""
         return [item for queue in self._clients.values() for item in queue.requests.values()]
 
-    def _is_full(self, queue: ClientQueue, size: int) -> bool:
+    def _is_full(self, size: int) -> bool:
         limits = self._limits
-        return (
-            len(queue.requests) >= limits.pending_requests_per_client
-            or queue.size_bytes + size > limits.pending_bytes_per_client
-            or self.count >= limits.pending_requests
-            or self.size_bytes + size > limits.pending_bytes
-        )
+        too_many = self.count >= limits.pending_requests
+        return too_many or self.size_bytes + size > limits.pending_bytes
+
+    def _is_client_full(self, queue: ClientQueue, size: int) -> bool:
+        limits = self._limits
+        too_many = len(queue.requests) >= limits.pending_requests_per_client
+        return too_many or queue.size_bytes + size > limits.pending_bytes_per_client
 
     def _time(
         self,
         client: ClientKey,
         queue: ClientQueue,
         key: RequestKey,
-        now_us: Micros,
         timeout_us: Micros,
     ) -> None:
+        """Starts the timer of a request: it counts from the arrival, whatever was settled since."""
         if queue.timed is not None and (before := queue.requests.get(queue.timed)) is not None:
             before.deadline_us = before.relay_us = None
         queue.timed = key
         pending = queue.requests[key]
-        pending.deadline_us = now_us + timeout_us
-        pending.relay_us = now_us + timeout_us // 2
+        since_us = max(pending.arrived_us, self._rearmed_us)
+        pending.deadline_us = since_us + timeout_us
+        pending.relay_us = since_us + timeout_us // 2
         for heap, at_us in (
             (self._deadlines, pending.deadline_us),
             (self._relays, pending.relay_us),

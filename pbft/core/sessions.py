@@ -52,6 +52,9 @@ class ClientSessions:
     live: dict[int, Session] = field(default_factory=dict)
 
 
+CLIENTS_CACHED = 4_096
+"""Clients whose sessions are kept as objects."""
+
 _NOBODY = ClientSessions()
 
 
@@ -306,6 +309,9 @@ class SessionTable:
         client = self._clients.get(key)
         if client is None:
             client = self._clients[key] = self._load(key)
+            if len(self._clients) > CLIENTS_CACHED:
+                # The records are the truth, so a client that comes back is loaded again.
+                del self._clients[next(iter(self._clients))]
         return client
 
     def _load(self, key: ClientKey) -> ClientSessions:

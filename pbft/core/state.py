@@ -4,6 +4,7 @@ argument."""
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeAlias
 
 from pbft.core.certificates import GENESIS_CHECKPOINT, CheckpointCertificate, ValidViewChange
 from pbft.core.effects import Effect, Event, EventName, Rejection
@@ -24,9 +25,13 @@ from pbft.messages import (
     Signed,
     Status,
     ViewChange,
+    Vote,
 )
 from pbft.quorum import Thresholds
 from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber, View
+
+PushKey: TypeAlias = tuple[str, int | bytes]
+"""What was pushed: ("slot", n), ("body", d), ("view", i) ..."""
 
 
 class Mode(Enum):
@@ -113,6 +118,10 @@ class Transfer:
     """Per source the bitmap it was asked for and the cursor of the running request."""
     progress_us: dict[ReplicaId, Micros] = field(default_factory=dict)
     """Per source when it last delivered."""
+    due_us: dict[ReplicaId, Micros] = field(default_factory=dict)
+    """Per source when its share must be here: a trickle does not hold a transfer up."""
+    sizes: tuple[int, ...] = ()
+    """Bytes per bucket, by the leaves."""
     asked_us: Micros = 0
     """When leaves were last asked for."""
     installing: bool = False
@@ -150,6 +159,8 @@ class HeldRead:
     client: ClientKey
     request: ReadRequest
     barrier: SequenceNumber
+    since_us: Micros
+    size_bytes: int
 
 
 @dataclass(slots=True)
@@ -195,7 +206,9 @@ class Core:
     dirty: set[SequenceNumber] = field(default_factory=set)
     """Slots that may have become prepared or committed."""
     held: set[SequenceNumber] = field(default_factory=set)
-    """Slots whose batch is ahead of my clock; looked at again a little later."""
+    """Slots whose batch is ahead of my clock."""
+    held_due_us: Micros = 0
+    """When to look at them again; live while there are any."""
     stable: CheckpointCertificate = GENESIS_CHECKPOINT
     """The last stable checkpoint known here, with its certificate; its sequence is h."""
     executed: SequenceNumber = 0
@@ -249,8 +262,8 @@ class Core:
     chunk_pace: Pace = field(default_factory=Pace)
     clock_offsets_us: dict[ReplicaId, Micros] = field(default_factory=dict)
     """Peer's clock minus mine at its last status."""
-    pushed_us: dict[ReplicaId, dict[SequenceNumber, Micros]] = field(default_factory=dict)
-    """When each slot was last pushed to each peer; one entry per slot of the log."""
+    pushed_us: dict[ReplicaId, dict[PushKey, Micros]] = field(default_factory=dict)
+    """When each item was last pushed to each peer; what is older than an interval is forgotten."""
     status_due_us: Micros = 0
     stalled_since_us: Micros | None = None
     """Since when the slot after `stalled_at` has been waiting; None while nothing waits."""
@@ -311,6 +324,11 @@ class Core:
     def is_trusted(self) -> bool:
         """Whether I trust my own memory and state, and so may sign what others rely on."""
         return not self.diverged and self.recalling is None and self.rejoining is None
+
+    def is_accused(self, kind: str, signer: ReplicaId, vote: Vote) -> bool:
+        """Whether this signer is already convicted for this (v, n): more proofs are not worth
+        work."""
+        return (kind, signer, vote.view, vote.sequence) in self.evidence
 
     def emit(self, effect: Effect) -> None:
         """Appends an effect to the running step."""

@@ -9,8 +9,10 @@ installation.
 from pbft.core import checkpoint, execution
 from pbft.core.certificates import checkpoint_certificate
 from pbft.core.effects import EventName, Install, Send
+from pbft.core.settings import SECOND
 from pbft.core.state import Core, Transfer
 from pbft.errors import Reason
+from pbft.limits import KIB
 from pbft.messages import (
     StableCertificate,
     StateChunk,
@@ -20,6 +22,8 @@ from pbft.messages import (
 )
 from pbft.types import Micros, ReplicaId, SequenceNumber
 
+FLOOR_RATE = 512 * KIB
+"""Bytes per second that a source must deliver on the whole."""
 RETRY_US = 1_000_000
 """A source that delivered nothing for so long is demoted; leaves are asked for again."""
 PATIENCE_US = 200_000
@@ -60,16 +64,19 @@ def advance(core: Core) -> None:
 def next_deadline_us(core: Core) -> Micros | None:
     """When a transfer has to be begun or looked after."""
     if core.transfer is None:
-        return None if core.behind_since_us is None else core.behind_since_us + PATIENCE_US
+        waits = core.behind_since_us is not None and core.merging is None
+        return core.behind_since_us + PATIENCE_US if waits and core.behind_since_us else None
     if core.transfer.installing:
         return None
-    return min([core.transfer.asked_us, *core.transfer.progress_us.values()]) + RETRY_US
+    stalls_us = [at_us + RETRY_US for at_us in core.transfer.progress_us.values()]
+    return min([core.transfer.asked_us + RETRY_US, *stalls_us, *core.transfer.due_us.values()])
 
 
 def _ask_for_leaves(core: Core, transfer: Transfer) -> None:
+    """Everybody but the sources: asking those again would unpin what they are serving."""
     transfer.asked_us = core.now.monotonic_us
     for peer in range(core.thresholds.replicas):
-        if peer != core.me:
+        if peer != core.me and peer not in transfer.sources:
             core.emit(Send(peer, StateRequest(core.low_water_mark, 0)))
 
 
@@ -80,6 +87,9 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
         core.reject("state_leaves", Reason.UNWANTED, sender)
         return
     certificate = checkpoint_certificate(leaves.checkpoints, core.genesis)
+    if sender in transfer.demoted:
+        core.reject("state_leaves", Reason.BAD_SNAPSHOT, sender)
+        return
     if certificate.sequence < core.low_water_mark:
         core.reject("state_leaves", Reason.SEQUENCE_LOW, sender)
         return
@@ -91,7 +101,8 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
             return
         transfer.certificate = certificate
         transfer.todo = int.from_bytes(differing, "little")
-    if transfer.certificate.sequence == certificate.sequence and sender not in transfer.demoted:
+        transfer.sizes = tuple(leaf.size for leaf in leaves.leaves)
+    if transfer.certificate.sequence == certificate.sequence:
         transfer.sources.add(sender)
         _assign(core, transfer)
 
@@ -112,6 +123,8 @@ def _assign(core: Core, transfer: Transfer) -> None:
             return
         transfer.todo &= ~share
         transfer.fetching[peer] = (share, b"")
+        size = sum(size for bucket, size in enumerate(transfer.sizes) if share >> bucket & 1)
+        transfer.due_us[peer] = core.now.monotonic_us + RETRY_US + size * SECOND // FLOOR_RATE
         _ask(core, transfer, peer)
 
 
@@ -167,6 +180,7 @@ def on_chunk(core: Core, sender: ReplicaId, chunk: StateChunk) -> None:
         return
     del transfer.fetching[sender]
     del transfer.progress_us[sender]
+    del transfer.due_us[sender]
     _assign(core, transfer)
 
 
@@ -174,6 +188,7 @@ def _demote(core: Core, transfer: Transfer, peer: ReplicaId) -> None:
     """What it was to deliver goes back to the others; without others the transfer starts anew."""
     share, _ = transfer.fetching.pop(peer, (0, b""))
     transfer.progress_us.pop(peer, None)
+    transfer.due_us.pop(peer, None)
     # Verifying what is incomplete drops it from the stage.
     wrong = core.state.staged(_bitmap(core, share))
     transfer.todo |= int.from_bytes(wrong, "little")
@@ -185,13 +200,16 @@ def _demote(core: Core, transfer: Transfer, peer: ReplicaId) -> None:
 def _demote_stalled(core: Core, transfer: Transfer) -> None:
     now_us = core.now.monotonic_us
     for peer, progress_us in sorted(transfer.progress_us.items()):
-        if now_us >= progress_us + RETRY_US:
+        if now_us >= progress_us + RETRY_US or now_us >= transfer.due_us[peer]:
             _demote(core, transfer, peer)
     if transfer.installing or now_us < transfer.asked_us + RETRY_US:
         return
     if not transfer.sources:
         # Nobody holds that checkpoint any more, or only liars: begin again with whatever is newest.
-        core.transfer = Transfer()
+        # Liars stay demoted unless nobody else is left.
+        peers = core.thresholds.replicas - 1
+        demoted = transfer.demoted if len(transfer.demoted) < peers else set()
+        core.transfer = Transfer(demoted=demoted)
         _ask_for_leaves(core, core.transfer)
     elif transfer.todo:
         _ask_for_leaves(core, transfer)
@@ -210,6 +228,9 @@ def installed(core: Core, sequence: SequenceNumber) -> None:
     core.executed = sequence
     execution.reload_replicated(core)
     core.sealed = {sequence: certificate.digest}
+    for votes in core.checkpoints.values():
+        # What I signed above it may have been of a wrong state.
+        votes.pop(core.me, None)
     if certificate.sequence > core.low_water_mark:
         checkpoint.stabilise(core, certificate)
     checkpoint.discard(core)

@@ -4,11 +4,13 @@ Each replica tells its peers what it has and lacks; who has it pushes exactly th
 says is advice: it decides what is sent, never what is believed.
 """
 
+from collections.abc import Iterator
+
 from pbft.core import suspicion
 from pbft.core.effects import Broadcast, Send
 from pbft.core.log import Slot
 from pbft.core.normal_case import digests_wanted
-from pbft.core.state import Core, Mode
+from pbft.core.state import Core, Mode, PushKey
 from pbft.crypto.digest import NULL_DIGEST
 from pbft.errors import Reason
 from pbft.messages import (
@@ -35,7 +37,7 @@ def make_status(core: Core) -> Status:
     low = core.low_water_mark
     missing = []
     for slot in core.log:
-        missing += digests_wanted(slot)
+        missing += digests_wanted(core, slot)
         if not low < slot.sequence <= core.high_water_mark:
             continue
         bit = 1 << (slot.sequence - low - 1)
@@ -128,114 +130,99 @@ def on_status(core: Core, sender: ReplicaId, authenticated: Authenticated[Status
         core.clock_offsets_us.pop(sender, None)
     if core.diverged:
         return
-    _push_view(core, sender, status)
-    if status.stable_sequence < core.low_water_mark:
-        core.emit(Send(sender, StableCertificate(core.stable.checkpoints)))
-    _push_checkpoints(core, sender, status)
+    _forget_old_pushes(core, sender)
     budget = core.settings.limits.healing_bytes_per_status
-    budget = _push_bodies(core, sender, status, budget)
-    _push_slots(core, sender, status, budget)
+    for key, item in _pushes(core, sender, status):
+        if key in core.pushed_us[sender]:
+            continue
+        budget -= _size(item)
+        if budget < 0:
+            return
+        core.emit(Send(sender, item))
+        core.pushed_us[sender].setdefault(key, core.now.monotonic_us)
 
 
-def _push_view(core: Core, sender: ReplicaId, status: Status) -> None:
-    if core.mode is Mode.NORMAL:
-        lacks_view = status.view < core.view or (status.view == core.view and not status.normal)
-        if lacks_view and core.new_view is not None:
-            core.emit(Send(sender, core.new_view))
-        return
-    if status.view > core.view:
-        return
-    for signer in sorted(core.view_change.received):
-        change = core.view_change.received[signer]
-        held = status.view == core.view and status.view_changes >> signer & 1
-        if not held and signer != sender and change.message.view >= core.view:
-            core.emit(Send(sender, change.signed))
+def _forget_old_pushes(core: Core, sender: ReplicaId) -> None:
+    """An item may go to the same peer again once an interval has passed."""
+    since_us = core.now.monotonic_us - core.settings.timers.status_fast_us
+    pushed = core.pushed_us.get(sender, {})
+    core.pushed_us[sender] = {key: at_us for key, at_us in pushed.items() if at_us > since_us}
 
 
-def _push_checkpoints(core: Core, sender: ReplicaId, status: Status) -> None:
-    """My own checkpoint votes above both marks: the certificate speaks for those below mine."""
+def _pushes(core: Core, sender: ReplicaId, status: Status) -> Iterator[tuple[PushKey, PeerItem]]:
+    """What the peer lacks, the most useful first."""
+    yield from _view_items(core, sender, status)
+    if status.stable_sequence < core.low_water_mark:
+        yield ("stable", core.low_water_mark), StableCertificate(core.stable.checkpoints)
+    # My own checkpoint votes above both marks: the certificate speaks for those below mine.
     low = max(status.stable_sequence, core.low_water_mark)
     for sequence in sorted(core.checkpoints):
         mine = core.checkpoints[sequence].get(core.me)
-        if sequence > low and mine is not None and _is_due(core, sender, -sequence):
-            core.emit(Send(sender, mine.signed))
-
-
-def _push_bodies(core: Core, sender: ReplicaId, status: Status, budget: int) -> int:
-    if not status.missing:
-        return budget
-    bodies = {digest: body for slot in core.log for digest, body in slot.bodies.items()}
-    for digest in status.missing:
-        body = bodies.get(digest)
-        if body is not None and budget >= len(body.encoded):
-            budget -= len(body.encoded)
-            core.emit(Send(sender, BatchBytes(body.encoded)))
-    return budget
-
-
-def _push_slots(core: Core, sender: ReplicaId, status: Status, budget: int) -> None:
-    """Votes and decisions for the slots that the peer has not executed, lowest first."""
+        if sequence > low and mine is not None:
+            yield ("checkpoint", sequence), mine.signed
+    missing = status.missing[: core.settings.limits.fetch_digests]
+    if missing:
+        bodies = {digest: body for slot in core.log for digest, body in slot.bodies.items()}
+        for digest in missing:
+            if digest in bodies:
+                yield ("body", digest), BatchBytes(bodies[digest].encoded)
     for slot in core.log:
-        if slot.sequence <= status.executed:
-            continue
-        index = slot.sequence - status.stable_sequence - 1
-        items = _lacking(core, slot, status, index)
-        if not items:
-            continue
-        budget -= sum(map(_size, items))
-        if budget < 0:
-            return
-        if _is_due(core, sender, slot.sequence):
-            for item in items:
-                core.emit(Send(sender, item))
+        if slot.sequence > status.executed:
+            yield from _slot_items(core, slot, status)
 
 
-def _lacking(core: Core, slot: Slot, status: Status, index: int) -> list[PeerItem]:
+def _view_items(
+    core: Core, sender: ReplicaId, status: Status
+) -> Iterator[tuple[PushKey, PeerItem]]:
+    if core.mode is Mode.NORMAL:
+        lacks_view = status.view < core.view or (status.view == core.view and not status.normal)
+        if lacks_view and core.new_view is not None:
+            yield ("new_view", core.view), core.new_view
+    elif status.view <= core.view:
+        for signer in sorted(core.view_change.received):
+            change = core.view_change.received[signer]
+            held = status.view == core.view and status.view_changes >> signer & 1
+            if not held and signer != sender and change.message.view >= core.view:
+                yield ("view_change", signer), change.signed
+
+
+def _slot_items(core: Core, slot: Slot, status: Status) -> Iterator[tuple[PushKey, PeerItem]]:
     """What the peer lacks of one slot. Fresh slots are left alone: the normal case is under way."""
-    now_us = core.now.monotonic_us
-    if now_us < slot.touched_us + core.settings.timers.status_fast_us:
-        return []
+    if core.now.monotonic_us < slot.touched_us + core.settings.timers.status_fast_us:
+        return
+    n = slot.sequence
+    index = n - status.stable_sequence - 1
     decided = index >= 0 and status.committed >> index & 1
     if slot.decision is not None and not decided:
         body = slot.bodies.get(slot.decision.digest)
         if body is not None or slot.decision.digest == NULL_DIGEST:
             encoded = b"" if body is None else body.encoded
-            return [CommittedBatch(slot.decision.commits, encoded)]
+            yield ("decided", n), CommittedBatch(slot.decision.commits, encoded)
+            return
     if status.view != core.view or core.mode is not Mode.NORMAL or index < 0:
-        return []
-    items: list[PeerItem] = []
+        return
     pre_prepare = slot.pre_prepare
     if pre_prepare is not None and not status.accepted >> index & 1:
         body = slot.bodies.get(pre_prepare.message.digest)
         if body is not None:
-            items.append(Proposal(pre_prepare.signed, body.encoded))
-    mine = slot.prepares.current.get(core.me)
-    if mine is not None and not status.prepared >> index & 1:
-        items.append(mine.signed)
+            yield ("proposal", n), Proposal(pre_prepare.signed, body.encoded)
+    prepare = slot.prepares.current.get(core.me)
+    if prepare is not None and not status.prepared >> index & 1:
+        yield ("prepare", n), prepare.signed
     commit = slot.commits.current.get(core.me)
     if commit is not None and not decided:
-        items.append(commit.signed)
-    return items
-
-
-def _is_due(core: Core, peer: ReplicaId, key: int) -> bool:
-    """Whether this item may be pushed to this peer again: at most once per interval."""
-    pushed = core.pushed_us.setdefault(peer, {})
-    now_us = core.now.monotonic_us
-    if key in pushed and now_us < pushed[key] + core.settings.timers.status_fast_us:
-        return False
-    pushed[key] = now_us
-    return True
+        yield ("commit", n), commit.signed
 
 
 def _size(item: PeerItem) -> int:
+    """About how many bytes an item that healing pushes has."""
     match item:
-        case Proposal(batch=batch) | CommittedBatch(batch=batch):
+        case Proposal(batch=batch) | CommittedBatch(batch=batch) | BatchBytes(batch=batch):
             return len(batch) + 1024
         case Signed(payload=payload):
             return len(payload) + 128
         case _:
-            raise AssertionError("healing pushes no other item of a slot")
+            return 4096
 
 
 def next_deadline_us(core: Core) -> Micros:

@@ -8,7 +8,6 @@ itself.
 
 from pbft.core import amnesia
 from pbft.core.effects import EventName, Send
-from pbft.core.settings import MILLISECOND
 from pbft.core.state import Core, Mode, Suspicion
 from pbft.types import Micros, ReplicaId
 
@@ -72,8 +71,9 @@ def advance(core: Core) -> None:
     _advance_unreachable(core, now_us)
     overdue = core.pool.overdue(now_us)
     for pending in overdue:
-        if core.sessions.is_settled(pending.request.message):
-            core.pool.settle(pending.request.message, now_us, core.timeout_us)
+        message = pending.request.message
+        if core.sessions.is_settled(message) or core.sessions.is_expired(message):
+            core.pool.settle(message, core.timeout_us)
     if overdue:
         overdue = core.pool.overdue(now_us)
     rejoin_overdue = amnesia.is_overdue(core)
@@ -111,14 +111,15 @@ def next_deadline_us(core: Core) -> Micros | None:
     """The earliest moment at which `advance` or `relay_pending` has something to do."""
     if core.mode is not Mode.NORMAL:
         return None
-    now_us = core.now.monotonic_us
     candidates = [core.pool.next_relay_us()]
+    if not core.is_trusted:
+        return candidates[0]
     if not core.suspicion.mine:
-        candidates.append(core.pool.next_deadline_us())
+        candidates += [core.pool.next_deadline_us(), core.rejoin_deadline_us]
     if not core.suspicion.unreachable_fired:
         candidates.append(core.suspicion.unreachable_deadline_us)
     down_us = core.links_down.get(core.primary)
     if down_us is not None and not is_primary_unreachable(core):
         candidates.append(down_us + core.settings.timers.link_grace_us)
     known = [candidate for candidate in candidates if candidate is not None]
-    return max(min(known), now_us + MILLISECOND) if known else None
+    return min(known, default=None)

@@ -25,8 +25,9 @@ def start(core: Core, view: View, cause: str) -> None:
     """Signs the view-change for `view`: the only one this replica ever signs for it."""
     assert view > core.view
     change = core.view_change
-    if core.mode is Mode.VIEW_CHANGING or core.executed == change.executed_at_entry:
-        # A view that failed: nothing was executed in it, or it was never entered.
+    idle = core.executed == change.executed_at_entry and core.pool.count > 0
+    if core.mode is Mode.VIEW_CHANGING or idle:
+        # A view that failed: never entered, or nothing of what was pending was executed in it.
         change.failed_views += 1
         core.timeout_us = min(core.timeout_us * 2, core.settings.timers.request_timeout_cap_us)
     else:
@@ -298,7 +299,7 @@ def repropose(
         return
     slot.waiting = Authenticated(PrePrepare(view, sequence, digest), signed)
     core.dirty.add(sequence)
-    if normal_case.digests_wanted(slot):
+    if normal_case.digests_wanted(core, slot):
         core.status_due_us = core.now.monotonic_us
 
 

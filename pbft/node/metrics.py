@@ -52,6 +52,7 @@ class Metrics:
         self._is_primary = gauge("is_primary", "1 on the primary of the view")
         self._sequence = gauge("sequence", "Highest sequence that reached a stage", "stage")
         self._low_water_mark = gauge("low_water_mark", "Last stable checkpoint h")
+        self._pending_requests = gauge("pending_requests", "Requests not yet executed")
         self._peer_connected = gauge("peer_connected", "1 if streams both ways are up", "peer")
         self._peer_queue_bytes = gauge("peer_queue_bytes", "Bytes waiting to leave", "peer")
         self._clients_connected = gauge("clients_connected", "Streams of clients")
@@ -132,6 +133,7 @@ class Metrics:
         self._is_primary.set(status.role == "primary")
         self._low_water_mark.set(status.low_water_mark)
         self._stage_of("executed").set(status.executed)
+        self._pending_requests.set(status.pending_requests)
         self._clients_connected.set(status.clients_connected)
 
     def on_peer(self, peer: ReplicaId, connected: bool, queue_bytes: int) -> None:

@@ -197,15 +197,18 @@ class ReplicaNode:
         summary = self._core.summary()
         sealed = self._core.core.sealed
         sequence = max(sealed, default=0)
+        transferring = summary.transferring and summary.mode in ("normal", "view_changing")
+        mode = "state_transfer" if transferring else summary.mode
         return NodeStatus(
             replica=summary.replica,
             view=summary.view,
             role="primary" if summary.is_primary else "backup",
-            mode="state_transfer" if summary.transferring else summary.mode,
+            mode=mode,
             low_water_mark=summary.low_water_mark,
             executed=summary.executed,
             state_digest=sealed.get(sequence, b"").hex(),
             state_digest_sequence=sequence,
+            pending_requests=summary.pending_requests,
             faults=list(self._configuration.faults),
             rejections=dict(self._metrics.rejections),
             peers_connected=self._network.peers_connected,

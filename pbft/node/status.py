@@ -9,6 +9,8 @@ from pbft.quorum import Thresholds
 
 LIVE_SECONDS = 10.0
 """A replica whose event loop has not turned for this long is not alive."""
+CATCHING_UP = frozenset({"state_transfer", "recalling", "rejoining"})
+"""Modes in which a replica is not yet what it was, or has lost what it was."""
 BEAT_SECONDS = 0.1
 """How often the event loop shows that it turns."""
 
@@ -22,12 +24,14 @@ class NodeStatus:
     role: str
     """`primary` or `backup`"""
     mode: str
-    """`normal`, `view_changing`, `state_transfer` or `diverged`"""
+    """`normal`, `view_changing`, `state_transfer`, `diverged`, `recalling` or `rejoining`"""
     low_water_mark: int
     executed: int
     state_digest: str
     """Digest, in hexadecimal, of the state at `state_digest_sequence`."""
     state_digest_sequence: int
+    pending_requests: int = 0
+    """Requests that wait to be ordered or executed."""
     faults: list[str] = field(default_factory=list)
     """Behaviours in force, by name."""
     rejections: dict[str, int] = field(default_factory=dict)
@@ -90,7 +94,7 @@ class StatusBoard:
             "event_loop": self.is_live(),
             "storage": self._is_disk_responsive(),
             "peers": len(status.peers_connected) + 1 >= self._thresholds.quorum,
-            "caught_up": status.mode != "state_transfer"
+            "caught_up": status.mode not in CATCHING_UP
             and status.executed >= status.low_water_mark,
             "view_stable": status.mode != "view_changing",
             "state_digest": status.mode != "diverged",

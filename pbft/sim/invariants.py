@@ -104,10 +104,15 @@ class Watch:
         self._identities: dict[tuple[ClientKey, int, int], _Identity] = {}
         self._entered: set[View] = set()
         self._honest: set[ReplicaId] = set()
+        self._blank: set[ReplicaId] = set()
 
-    def began(self, replica: ReplicaId, executed: SequenceNumber, first: bool) -> None:
-        """An honest replica started, with the state at `executed`."""
+    def began(
+        self, replica: ReplicaId, executed: SequenceNumber, *, first: bool, blank: bool = False
+    ) -> None:
+        """An honest replica started, with the state at `executed`; `blank`: its disk held nothing,
+        which it cannot tell from a disk that was lost."""
         self._honest.add(replica)
+        (self._blank.add if blank else self._blank.discard)(replica)
         self._executed[replica] = executed
         self.counters.restarts += not first
 
@@ -194,6 +199,8 @@ class Watch:
                 raise Violation("I16", f"replica {replica} accuses honest {event.value}")
         elif name is EventName.STATE_DIVERGED:
             raise Violation("I11", f"replica {replica} diverged at {event.sequence}")
+        elif name is EventName.AMNESIA and replica not in self._blank:
+            raise Violation("I9", f"replica {replica} was shown a vote that its disk lacks")
         elif name is EventName.STATE_TRANSFER_FINISHED:
             self.counters.state_transfers += 1
         elif name is EventName.SUSPECTED:
@@ -226,10 +233,17 @@ class Watch:
 
     def left_corrupt(self, effect: object) -> None:
         """Takes note of the view-changes of a Byzantine replica: valid ones count in new-views."""
-        if isinstance(effect, Send | Broadcast) and isinstance(effect.item, Signed):
-            signed = effect.item
-            if signed.kind is Kind.VIEW_CHANGE and self._is_news(signed):
-                self._check_new_views(self._new_views.on_view_change(signed))
+        if not isinstance(effect, Send | Broadcast) or not isinstance(effect.item, Signed):
+            return
+        signed = effect.item
+        self._note_rejoin(signed)
+        if signed.kind is Kind.VIEW_CHANGE and self._is_news(signed):
+            self._check_new_views(self._new_views.on_view_change(signed))
+
+    def _note_rejoin(self, signed: Signed) -> None:
+        """A replica's own request, to rejoin, is as good as a client's."""
+        if signed.kind is Kind.REQUEST and signed.signer in self._genesis.replicas:
+            self._issued.add(signed.payload)
 
     def _is_news(self, signed: Signed) -> bool:
         assert isinstance(signed.signer, int)
@@ -241,7 +255,10 @@ class Watch:
 
     def _on_item(self, replica: ReplicaId, item: PeerItem) -> None:
         signed = item.pre_prepare if isinstance(item, Proposal) else item
-        if not isinstance(signed, Signed) or signed.signer != replica:
+        if not isinstance(signed, Signed):
+            return
+        self._note_rejoin(signed)
+        if signed.signer != replica:
             return
         if signed.kind is Kind.STATUS or not self._is_news(signed):
             return

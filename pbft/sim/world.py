@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from pbft.core import invariants as core_invariants
-from pbft.core.effects import Broadcast, Effect, Event, EventName, Send
+from pbft.core.effects import Broadcast, Effect, Event, EventName, SavedLog, Send
 from pbft.core.settings import Settings
 from pbft.crypto.signing import ED25519, FAKE, ClientSigner, ReplicaSigner
 from pbft.crypto.verifier import Verifier
@@ -261,7 +261,9 @@ class World:
     def began(self, node: Node) -> None:
         """See Watcher."""
         if node.is_honest:
-            self.watch.began(node.place, node.state.durable_sequence, node.starts == 1)
+            executed = node.state.durable_sequence
+            blank = executed == 0 and node.log.load() == SavedLog()
+            self.watch.began(node.place, executed, first=node.starts == 1, blank=blank)
 
     def received(self, node: Node, origin: Place, data: bytes) -> None:
         """See Watcher."""

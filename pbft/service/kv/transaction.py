@@ -98,8 +98,6 @@ class Transaction:
             record = self._records.get(key)
             return iter(() if record is None else (self._read(key, *record),))
         end = None if range_end == TO_THE_END else range_end
-        if end is not None and end <= key:
-            return iter(())
         changed = sorted(k for k in changes if key <= k and (end is None or k < end))
         return self._merged(key, end, changed) if changed else self._stored(key, end)
 

@@ -151,6 +151,37 @@ LINEARIZABLE = {
         c return 1
         a return ok
         """,
+    "which of two without an answer came first shows only later": """
+        a call cas nil 2
+        d call delete
+        b call cas nil 1
+        e call delete
+        d return yes
+        c call get
+        c return 2
+        f call put 2
+        e return yes
+        """,
+    "a cas that could write what is there already": """
+        a call put 2
+        b call get
+        a return ok
+        b return 2
+        c call cas nil 2
+        """,
+    "a cas without an answer was seen, and others write its value later": """
+        a call cas nil 1
+        b call get
+        b return 1
+        b call delete
+        b return yes
+        b call put 2
+        b return ok
+        b call put 1
+        b return ok
+        b call get
+        b return 1
+        """,
     "a delete between two writes of one value": """
         a call put 1
         a return ok

@@ -60,6 +60,27 @@ def test_an_ended_child_that_nobody_waited_for_is_down() -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_an_ended_process_that_its_parent_ignores_is_down() -> None:
+    code = (
+        "import os, sys, time\n"
+        "child = os.posix_spawn(sys.executable, [sys.executable, '-c', 'input()'], os.environ)\n"
+        "print(child, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        try:
+            assert parent.stdout is not None
+            record = ProcessRecord.of(int(parent.stdout.readline()))
+            assert record.state() is ProcessState.RUNNING
+            record.signal(signal.SIGKILL)
+            wait_for(record, ProcessState.DOWN)
+            assert Path(f"/proc/{record.pid}").exists()
+        finally:
+            parent.kill()
+
+
 def test_a_process_that_does_not_exist_has_no_record() -> None:
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
     os.waitpid(pid, 0)

@@ -121,7 +121,7 @@ def test_y7_garbage_ends_only_the_stream_it_came_through(tmp_path: Path, garbage
             cluster.replicas[3].send_frame(garbage)
             assert (await client.put(b"k", b"v")).revision == 2
             link = client._engine._links[3]
-            await until(lambda: not link.is_up)
+            await until(lambda: link.attempts > 0)
             assert link.trouble is not None
             assert "stream" in link.trouble or "honest" in link.trouble
             assert (await client.get(b"k")) is not None
@@ -143,7 +143,7 @@ async def test_y7_a_forged_signature_ends_the_stream(tmp_path: Path) -> None:
         cluster.replicas[3].signs_as = 2
         put = asyncio.ensure_future(client.put(b"k", b"v"))
         link = client._engine._links[3]
-        await until(lambda: not link.is_up)
+        await until(lambda: link.attempts > 0)
         assert link.trouble == "sent a wrong signature"
         assert not put.done()
         cluster.replicas[3].signs_as = 3
@@ -162,7 +162,7 @@ async def test_y7_answers_for_another_client_or_of_another_kind_end_the_stream(
         )
         replica.send(Signed(signed.kind, 2, signed.payload, signed.signature))
         link = client._engine._links[1]
-        await until(lambda: not link.is_up)
+        await until(lambda: link.attempts > 0)
         assert link.trouble == "sent what no honest replica sends (sender_mismatch)"
 
 
@@ -194,7 +194,7 @@ async def test_a_client_that_is_not_admitted_is_told_at_once(tmp_path: Path) -> 
         for replica in cluster.replicas:
             replica.refuses = (grpc.StatusCode.UNAUTHENTICATED, "client_unauthorized")
         client = None
-        reason = "replica 3 refuses this client: client_unauthorized"
+        reason = "replica . refuses this client: client_unauthorized"
         with pytest.raises(ClientError, match=reason):
             client = await cluster.connect(within_seconds=20)
             await client.put(b"k", b"v", timeout=20)

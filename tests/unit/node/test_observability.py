@@ -31,6 +31,7 @@ STATUS = NodeStatus(
     executed=70,
     state_digest="ab" * 32,
     state_digest_sequence=64,
+    pending_requests=4,
     faults=["silent"],
     rejections={"malformed": 3},
     peers_connected=[0, 1],
@@ -97,6 +98,8 @@ def test_readiness_names_its_checks() -> None:
         ({"mode": "view_changing"}, "view_stable"),
         ({"mode": "diverged"}, "state_digest"),
         ({"mode": "state_transfer"}, "caught_up"),
+        ({"mode": "recalling"}, "caught_up"),
+        ({"mode": "rejoining"}, "caught_up"),
         ({"executed": 63}, "caught_up"),
     ],
 )
@@ -179,6 +182,7 @@ def test_counters_take_what_they_are_given() -> None:
     assert value(metrics, "view") == 5
     assert value(metrics, "is_primary") == 1
     assert value(metrics, "low_water_mark") == 64
+    assert value(metrics, "pending_requests") == 4
     assert value(metrics, "sequence", stage="executed") == 70
 
 

@@ -54,7 +54,8 @@ class Core:
         self.steps.append(name)
         return [send(name), *self.extra(name)]
 
-    def start(self, now: Instant) -> list[Effect]:
+    def start(self, now: Instant, nonce: bytes) -> list[Effect]:
+        assert len(set(nonce)) > 1 and len(nonce) == 32
         return self._step("start", now)
 
     def receive(self, sender: int, inbound: Inbound, now: Instant) -> list[Effect]:

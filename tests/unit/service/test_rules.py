@@ -65,6 +65,10 @@ def test_rule_3_an_identical_value_is_a_new_version(store: Store) -> None:
     store.put(b"a", b"1")
     (pair,) = store.get(b"a").kvs
     assert (pair.create_revision, pair.mod_revision, pair.version) == (2, 3, 2)
+    store.put(b"a", b"1", prev_kv=True)
+    store.txn([], [put(b"a", b"1")])
+    (pair,) = store.get(b"a").kvs
+    assert (pair.create_revision, pair.mod_revision, pair.version) == (2, 5, 4)
 
 
 def test_rule_4_a_deleted_key_starts_again(store: Store) -> None:
@@ -150,7 +154,9 @@ def test_rule_9_count_and_more(abc: Store) -> None:
     assert (len(response.kvs), response.count, response.more) == (0, 3, False)
     response = abc.get(b"a", b"\0", min_mod_revision=4)
     assert (keys(response), response.count, response.more) == ([b"a", b"b"], 3, False)
-    assert not abc.get(b"a", b"\0", limit=-1).more
+    for order in (RANGE.NONE, RANGE.DESCEND):
+        response = abc.get(b"a", b"\0", limit=-1, sort_order=order)
+        assert (len(response.kvs), response.more) == (3, False)
 
 
 def test_rule_10_filter_then_sort_then_limit(abc: Store) -> None:

@@ -59,7 +59,7 @@ class Scene:
         verifier = Verifier(GENESIS, FAKE, lambda sender, message: None)
         self.watch = Watch(GENESIS, verifier, self.issued, self.counters)
         for replica in range(4):
-            self.watch.began(replica, 0, True)
+            self.watch.began(replica, 0, first=True)
 
     def batch(self, number: int, *, issued: bool = True) -> bytes:
         signer = ClientSigner(CLIENT, GENESIS.cluster_id, FAKE)
@@ -131,7 +131,7 @@ def null_batch_in_view_zero(scene: Scene) -> None:
 
 def two_prepares(scene: Scene) -> None:
     scene.say(1, SIGNERS[1].sign(Prepare(0, 1, A)))
-    scene.watch.began(1, 0, False)
+    scene.watch.began(1, 0, first=False)
     scene.say(1, SIGNERS[1].sign(Prepare(0, 1, B)))
 
 
@@ -162,6 +162,10 @@ def two_states(scene: Scene) -> None:
 
 def diverged(scene: Scene) -> None:
     scene.watch.stepped(0, [Event(EventName.STATE_DIVERGED, 0, 64)])
+
+
+def vote_forgotten(scene: Scene) -> None:
+    scene.watch.stepped(1, [Event(EventName.AMNESIA, 0, 0, 1)])
 
 
 def honest_accused(scene: Scene) -> None:
@@ -212,6 +216,7 @@ BREACHES: list[tuple[Callable[[Scene], None], str]] = [
     (two_view_changes, "I6"),
     (two_new_views, "I6"),
     (new_view_against_pre_prepare, "I6"),
+    (vote_forgotten, "I9"),
     (two_states, "I11"),
     (diverged, "I11"),
     (honest_accused, "I16"),
@@ -279,9 +284,18 @@ def test_a_byzantine_view_change_that_omits_counts() -> None:
             scene.watch.left_corrupt(effect)
 
 
+def test_amnesia_on_a_blank_disk_is_no_fault() -> None:
+    scene = Scene()
+    scene.watch.began(1, 0, first=True, blank=True)
+    vote_forgotten(scene)
+    scene.watch.began(1, 0, first=False)
+    with pytest.raises(Violation, match="I9"):
+        vote_forgotten(scene)
+
+
 def test_a_restart_and_a_new_view_are_counted_once() -> None:
     scene = Scene()
-    scene.watch.began(2, 0, False)
+    scene.watch.began(2, 0, first=False)
     changes = tuple(SIGNERS[i].sign(ViewChange(1, i, 0, 64 * i, (), ())) for i in range(3))
     order = (
         SIGNERS[1].sign(PrePrepare(1, 129, NULL_DIGEST)),

@@ -9,6 +9,7 @@ import pytest
 
 from pbft.core.effects import Merge
 from pbft.crypto import lthash
+from pbft.crypto.lthash import bucket_of
 from pbft.messages import Leaf
 from pbft.storage import bucket_sums, lmdb_base
 from pbft.storage.api import (
@@ -24,6 +25,7 @@ from pbft.storage.memory import MemoryBase
 from pbft.storage.ordered import encode_key
 from pbft.storage.state import LayeredState
 from tests.unit.storage.builders import (
+    BUCKETS,
     MAP_BYTES,
     SALT,
     Disk,
@@ -179,6 +181,7 @@ def test_a_merge_makes_several_layers_durable_at_once(disk: Disk) -> None:
     records = state.domain(1)
     for sequence in (64, 128, 192):
         records.put(b"key", sequence, b"")
+        records.put(b"only in %d" % sequence, sequence, b"")
         if sequence > 64:
             records.delete(b"key", sequence - 64)
         digest = state.seal(sequence)
@@ -193,6 +196,17 @@ def test_a_merge_makes_several_layers_durable_at_once(disk: Disk) -> None:
     assert again.domain(1).get(b"key") == (128, b"")
     again.close()
     again._base.close()
+
+
+def test_a_checkpoint_costs_what_changed_since_the_last() -> None:
+    state = filled(RECORDS)
+    state.seal(64)
+    assert len(state._sealed[0].leaves) == BUCKETS
+    state.domain(1).put(b"key", 1, b"value")
+    state.seal(128)
+    assert list(state._sealed[1].leaves) == [bucket_of(1, b"key", SALT, BUCKETS)]
+    state.seal(192)
+    assert state._sealed[2].leaves == {}
 
 
 def test_only_an_own_checkpoint_of_that_digest_is_merged() -> None:

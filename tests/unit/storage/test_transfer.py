@@ -238,13 +238,35 @@ def test_records_that_no_honest_source_sends_are_refused_whole(
     assert not any(target.staged(differing))
 
 
+def test_a_leaf_bounds_the_number_of_its_records_and_their_size(staging: Staging) -> None:
+    target, records, differing = staging
+    assert target._stage is not None
+    index = bucket_of(1, b"", SALT, BUCKETS)
+    count = target._stage.leaves[index].count
+    weightless = [StateRecord(1, b"", version, b"") for version in range(count + 1)]
+    assert not target.stage_records(weightless, differing)
+    assert target.stage_records(weightless[:count], differing)
+    assert not target.stage_records(weightless[count:], differing)
+    other = next(record for record in records if bucket(record) != index)
+    size = target._stage.leaves[bucket(other)].size
+    heavy = replace(other, value=bytes(size + 1 - len(other.key)))
+    assert not target.stage_records([heavy], differing)
+    assert target.stage_records([replace(heavy, value=heavy.value[1:])], differing)
+
+
+def test_a_duplicate_is_refused_in_one_chunk_and_over_two(staging: Staging) -> None:
+    target, records, differing = staging
+    assert not target.stage_records([records[0], records[0]], differing)
+    assert target.stage_records(records[:1], differing)
+    assert not target.stage_records(records[:1], differing)
+
+
 def test_a_record_of_another_bucket_is_refused(staging: Staging) -> None:
     target, records, _ = staging
     first = bucket(records[0])
     assert not target.stage_records(records[:1], to_bitmap([first ^ 1], BUCKETS))
     assert not target.stage_records(records[:1], b"")
     assert target.stage_records(records[:1], to_bitmap([first], BUCKETS))
-    assert not target.stage_records(records[:1], to_bitmap([first], BUCKETS)), "a duplicate"
 
 
 def test_a_bucket_that_does_not_differ_takes_nothing(disk: Disk) -> None:

@@ -1,0 +1,222 @@
+"""How data is shown, and what is refused before anything is sent."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pbft.cli import exit_codes
+from pbft.cli.admin import ReplicaStatus
+from pbft.cli.cluster import digests_differ
+from pbft.cli.kv import _document, _shown
+from pbft.cli.main import run
+from pbft.cli.output import show
+from pbft_client.cluster_file import ClusterFile, ReplicaAddresses, dump_cluster_file
+from pbft_client.results import KeyValue
+
+
+def pair(key: bytes, value: bytes) -> KeyValue:
+    return KeyValue(key, value, create_revision=2, mod_revision=3, version=1)
+
+
+def test_text_is_text_and_bytes_are_base64() -> None:
+    assert _document(pair("schlüssel".encode(), b"v")) == {
+        "key": "schlüssel",
+        "value": "v",
+        "version": 1,
+        "create_revision": 2,
+        "mod_revision": 3,
+    }
+    odd = _document(pair(b"k", b"\xff\x00"))
+    assert odd["value_base64"] == "/wA="
+    assert "value" not in odd
+
+
+def test_a_table_never_sends_control_characters_to_a_terminal() -> None:
+    assert _shown("grüß".encode()) == "grüß"
+    assert _shown(b"\x1b[2J\n\xff") == "\\x1b[2J\\n\\xff"
+
+
+def test_cells() -> None:
+    assert [show(cell) for cell in (None, True, False, [], ["a", 1], 2.5)] == [
+        "-",
+        "yes",
+        "no",
+        "-",
+        "a, 1",
+        "2.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["kv", "cas", "key", "value"],
+        ["kv", "cas", "key", "value", "--expect", "x", "--expect-absent"],
+        ["kv", "get", "key", "--consistency", "none"],
+        ["kv", "get", "key", "--timeout", "0"],
+        ["bench", "--in-flight", "1", "--clients", "2"],
+        ["sim", "--seeds", "5..5"],
+        ["sim", "--seeds", "5"],
+        ["sim", "--seed", "1", "--seeds", "1..2"],
+        ["sim", "--replicas", "3"],
+        ["sim", "--replicas", "4,,5"],
+        ["sim", "--seeds", "1..3", "--trace"],
+    ],
+)
+def test_impossible_wishes_are_usage_errors(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == exit_codes.USAGE
+    assert capsys.readouterr().out == ""
+
+
+def test_sim_tells_one_run_twice_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["sim", "--seed", "3", "--faults", "none", "-w", "json"]
+    documents = []
+    for more in ([], ["--trace"]):
+        assert run([*arguments, *more]) == exit_codes.OK
+        captured = capsys.readouterr()
+        documents.append(json.loads(captured.out))
+    assert captured.err.count("\n") > 100
+    assert documents[0]["trace_hash"] == documents[1]["trace_hash"]
+    assert documents[0]["runs"] == 1
+    assert documents[0]["requests"] >= 100
+    assert documents[0]["violations"] == []
+    assert set(documents[0]) >= {"events", "counters", "seconds"}
+
+
+def test_sim_names_an_unknown_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sim", "--seed", "1", "--faults", "no-such-fault"]) == exit_codes.ERROR
+    assert "no-such-fault" in capsys.readouterr().err
+
+
+class Admins:
+    """Stand-ins for the admin listeners of four replicas."""
+
+    def __init__(self, directory: Path) -> None:
+        self.statuses: dict[int, Any] = {i: {"replica": i} for i in range(4)}
+        self.ready = {0, 1, 2, 3}
+        self.servers = [self._serve(replica) for replica in range(4)]
+        self.cluster_file = directory / "cluster.toml"
+        addresses = tuple(
+            ReplicaAddresses(client="127.0.0.1:1", admin=f"127.0.0.1:{server.server_port}")
+            for server in self.servers
+        )
+        cluster = ClusterFile(directory / "genesis.toml", addresses)
+        self.cluster_file.write_text(dump_cluster_file(cluster, directory))
+
+    def _serve(self, replica: int) -> HTTPServer:
+        admins = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                fit = self.path != "/readyz" or replica in admins.ready
+                body = json.dumps(admins.statuses[replica]).encode()
+                self.send_response(200 if fit else 503)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        return server
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.shutdown()
+            server.server_close()
+
+
+@pytest.fixture
+def admins(tmp_path: Path) -> Iterator[Admins]:
+    made = Admins(tmp_path)
+    yield made
+    made.close()
+
+
+def run_json(
+    arguments: list[str], admins: Admins, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, Any]:
+    code = run([*arguments, "--cluster", str(admins.cluster_file), "-w", "json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_status_has_its_fixed_fields(admins: Admins, capsys: pytest.CaptureFixture[str]) -> None:
+    admins.statuses[0] = {
+        "replica": 0,
+        "view": 3,
+        "role": "backup",
+        "mode": "normal",
+        "low_water_mark": 64,
+        "executed": 70,
+        "state_digest": "ab",
+        "state_digest_sequence": 64,
+        "faults": ["silent"],
+        "something_new": 1,
+    }
+    code, rows = run_json(["cluster", "status"], admins, capsys)
+    assert code == exit_codes.OK
+    assert rows[0] == {
+        "replica": 0,
+        "reachable": True,
+        "role": "backup",
+        "view": 3,
+        "mode": "normal",
+        "low_water_mark": 64,
+        "executed": 70,
+        "state_digest": "ab",
+        "faults": ["silent"],
+        "state_digest_sequence": 64,
+    }
+
+
+@pytest.mark.parametrize("nonsense", [[], {"replica": 9}, "x", {"view": 1}])
+def test_who_answers_nonsense_is_not_reachable(
+    admins: Admins, capsys: pytest.CaptureFixture[str], nonsense: object
+) -> None:
+    admins.statuses[1] = nonsense
+    code, rows = run_json(["cluster", "status"], admins, capsys)
+    assert code == exit_codes.OK
+    assert rows[1]["reachable"] is False
+    assert rows[1]["view"] is None
+
+
+def test_fields_of_a_wrong_type_are_missing(
+    admins: Admins, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admins.statuses[2] = {"replica": 2, "view": "high", "faults": 1}
+    _, rows = run_json(["cluster", "status"], admins, capsys)
+    assert (rows[2]["reachable"], rows[2]["view"], rows[2]["faults"]) == (True, None, None)
+
+
+def test_health_needs_a_quorum_of_ready_replicas(
+    admins: Admins, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, rows = run_json(["cluster", "health"], admins, capsys)
+    assert (code, [row["ready"] for row in rows]) == (exit_codes.OK, [True] * 4)
+    admins.ready = {0, 2}
+    code, rows = run_json(["cluster", "health"], admins, capsys)
+    assert code == exit_codes.TOO_FEW_REPLICAS
+    assert [row["ready"] for row in rows] == [True, False, True, False]
+    assert [row["live"] for row in rows] == [True] * 4
+
+
+def test_hash_compares_digests_of_one_sequence(
+    admins: Admins, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for replica in range(4):
+        behind = {"state_digest": "aa", "state_digest_sequence": 64}
+        ahead = {"state_digest": "bb", "state_digest_sequence": 128}
+        admins.statuses[replica] |= behind if replica == 3 else ahead
+    assert run_json(["cluster", "hash"], admins, capsys)[0] == exit_codes.OK
+    admins.statuses[1]["state_digest"] = "cc"
+    assert run_json(["cluster", "hash"], admins, capsys)[0] == exit_codes.VERIFICATION_FAILED
+    assert not digests_differ([ReplicaStatus(0, reachable=False), ReplicaStatus(1, reachable=True)])
