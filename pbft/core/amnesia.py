@@ -185,6 +185,9 @@ def _advance_recall(core: Core, recalling: Recalling) -> None:
         core.recalling = None
         if recalling.lacking:
             _lose(core)
+        elif recalling.is_empty:
+            # From now on the directory is not empty: an idle start is not mistaken for a loss.
+            core.emit(Persist(RejoinRecord(core.incarnation, done=True)))
         core.own_votes.clear()
         core.pool.rearm(now_us, core.timeout_us)
         core.dirty.update(slot.sequence for slot in core.log)
