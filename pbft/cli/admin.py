@@ -2,10 +2,8 @@
 nothing here is verified by a quorum.
 """
 
-import http.client
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +49,8 @@ def admin_addresses(cluster_file: Path) -> list[str]:
 
 def get(address: str, path: str, timeout_seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
     """One HTTP GET: status code and body. Raises OSError if nobody answers as HTTP in time."""
+    import http.client
+
     host, _, port = address.rpartition(":")
     connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_seconds)
     try:
@@ -88,6 +88,8 @@ def fetch_status(replica: int, address: str) -> ReplicaStatus:
 
 def fetch_statuses(addresses: Sequence[str]) -> list[ReplicaStatus]:
     """The status of all replicas, asked at the same time."""
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(max_workers=len(addresses)) as pool:
         return list(pool.map(fetch_status, range(len(addresses)), addresses))
 

@@ -1,6 +1,5 @@
 """`pbft cluster`: what each replica says about itself, side by side."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -39,6 +38,8 @@ def status(cluster_file: Path, output: str) -> int:
 @format_option
 def health(cluster_file: Path, output: str) -> int:
     """Whether a quorum of replicas is ready; exit code 3 if not."""
+    from concurrent.futures import ThreadPoolExecutor
+
     addresses = admin_addresses(cluster_file)
     with ThreadPoolExecutor(max_workers=2 * len(addresses)) as pool:
         live = list(pool.map(lambda address: _answers(address, "/livez"), addresses))

@@ -4,7 +4,6 @@ Never more than f replicas are faulty at a time: what was killed votes again bef
 hurt. Every claim is checked; one that does not hold makes the command fail.
 """
 
-import statistics
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
@@ -125,6 +124,7 @@ async def perform(cluster: LocalCluster, kills: int, seconds: float) -> list[Cla
 async def kill_primaries(scene: Scene, kills: int) -> None:
     """kill -9 of the primary, again and again; how long until the next write is acknowledged?"""
     import asyncio
+    import statistics
 
     say(f"\nkill -9 of the primary, {kills} times")
     loop = asyncio.get_running_loop()

@@ -1,7 +1,5 @@
 """`pbft testnet init`: genesis, keys, configurations and addresses of a new cluster."""
 
-import secrets
-import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -146,6 +144,8 @@ def create_testnet(
 
     Raises CommandFailed if the directory holds anything already: keys are never overwritten.
     """
+    import secrets
+
     from pbft.crypto.keys import generate_key_pair, save_key_pair
     from pbft.genesis import Genesis, dump_genesis, parse_genesis
 
@@ -237,6 +237,8 @@ def choose_ports(replicas: int, base_port: int | None) -> list[ReplicaPorts]:
     Free ones lie below the range from which the kernel takes ports for outgoing connections:
     otherwise a connection of somebody else could sit on the port of a replica that is down.
     """
+    import secrets
+
     count = replicas * PORTS_PER_REPLICA
     if base_port is not None:
         if base_port + count - 1 > 65_535:
@@ -267,6 +269,8 @@ def _outgoing_ports_start() -> int:
 
 
 def _all_free(ports: range) -> bool:
+    import socket
+
     with ExitStack() as stack:
         for port in ports:
             listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))

@@ -252,13 +252,13 @@ def is_open(core: Core) -> bool:
 
 
 def is_overdue(core: Core) -> bool:
-    """Whether an open rejoin waits although h has not moved for T: the primary must propose empty
-    batches when nothing else comes."""
+    """Whether an open rejoin waits although nothing was executed for T: the primary must propose
+    empty batches when nothing else comes."""
     now_us = core.now.monotonic_us
     if not is_open(core):
         core.rejoin_deadline_us = None
         return False
-    mark = (core.low_water_mark, core.view)
+    mark = (core.executed, core.view)
     if core.rejoin_deadline_us is None or core.rejoin_mark != mark:
         core.rejoin_mark = mark
         core.rejoin_deadline_us = now_us + core.timeout_us

@@ -398,7 +398,7 @@ def advance_proposals(core: Core) -> bool:
         if fresh:
             propose(core, tuple(fresh))
             progressed = True
-    if can_propose(core) and core.next_sequence == core.executed + 1 and amnesia.is_open(core):
+    while can_propose(core) and amnesia.is_open(core):
         # Nothing else comes, and somebody waits for s + L.
         propose(core, ())
         progressed = True

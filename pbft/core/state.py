@@ -237,7 +237,7 @@ class Core:
     """Replicated: s of its last rejoin."""
     rejoin_deadline_us: Micros | None = None
     rejoin_mark: tuple[SequenceNumber, View] = (0, 0)
-    """(h, v) when that deadline was set."""
+    """(executed, v) when that deadline was set."""
     view_floor: View = 0
     """After a rejoin: no view below that of the highest commit certificate known then."""
 
