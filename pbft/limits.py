@@ -103,5 +103,7 @@ class LocalLimits:
     """Chunks of a state transfer served to one peer: at most one per interval in the long run."""
     transfer_idle_us: int = 30_000_000
     """A snapshot pinned for a peer that asks for nothing is released after this."""
+    tail_bytes: int = 128 * MIB
+    """Decided batches kept above the snapshots that peers are fetching."""
     fetch_digests: int = 256
     """Bodies asked for in one status."""

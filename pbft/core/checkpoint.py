@@ -10,8 +10,9 @@ from pbft.core.effects import (
     Truncate,
 )
 from pbft.core.state import Core
+from pbft.crypto.digest import NULL_DIGEST
 from pbft.errors import Reason
-from pbft.messages import Authenticated, Checkpoint, VerifiedStable
+from pbft.messages import Authenticated, Checkpoint, CommittedBatch, VerifiedStable
 from pbft.types import SequenceNumber
 
 
@@ -105,9 +106,24 @@ def stabilise(core: Core, certificate: CheckpointCertificate) -> None:
 
 
 def discard(core: Core) -> None:
-    """Drops old slots; one interval below h is kept, so that a slightly late peer needs no
-    transfer."""
-    core.log.discard(core.log_floor)
+    """Drops old slots. One interval below h is kept, so that a slightly late peer needs no
+    transfer, and what this replica itself catches up with; while peers fetch state from here, also
+    the decided batches above the snapshots that are pinned for them."""
+    gone = core.log.discard(core.log_floor, core.catch_up)
+    pinned = min((snapshot.sequence for snapshot, _ in core.snapshots.values()), default=None)
+    for sequence in [n for n in core.tail if pinned is None or n <= pinned]:
+        core.tail_bytes -= len(core.tail.pop(sequence).batch)
+    for slot in gone:
+        decision = slot.decision
+        if pinned is None or slot.sequence <= pinned or decision is None:
+            continue
+        body = slot.bodies.get(decision.digest)
+        if body is not None or decision.digest == NULL_DIGEST:
+            encoded = b"" if body is None else body.encoded
+            core.tail[slot.sequence] = CommittedBatch(decision.commits, encoded)
+            core.tail_bytes += len(encoded)
+    while core.tail_bytes > core.settings.limits.tail_bytes:
+        core.tail_bytes -= len(core.tail.popitem(last=False)[1].batch)
 
 
 def _settle(core: Core) -> None:

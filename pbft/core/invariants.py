@@ -29,7 +29,8 @@ def _check_slots(core: Core) -> None:
     low = core.low_water_mark - core.genesis.constants.checkpoint_interval
     high = core.high_water_mark + core.genesis.constants.window
     for slot in core.log:
-        assert low < slot.sequence <= high, "a slot outside the windows"
+        inside = low < slot.sequence <= high or slot.sequence in core.catch_up
+        assert inside, "a slot outside the windows"
         if slot.pre_prepare is not None:
             vote = slot.pre_prepare.message
             assert vote.view == core.view and slot.pre_prepare.signer == primary
@@ -44,7 +45,8 @@ def _check_slots(core: Core) -> None:
 def _check_bounds(core: Core) -> None:
     constants, limits = core.genesis.constants, core.settings.limits
     replicas = core.thresholds.replicas
-    assert len(core.log) <= 2 * constants.window + constants.checkpoint_interval
+    assert len(core.log) <= 3 * constants.window + constants.checkpoint_interval
+    assert core.tail_bytes <= limits.tail_bytes
     assert core.pool.count <= limits.pending_requests
     assert len(core.held_reads) <= limits.held_reads
     assert len(core.evidence) <= limits.evidence

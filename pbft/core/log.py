@@ -131,7 +131,8 @@ class MessageLog:
             slot = self._slots[sequence] = Slot(sequence)
         return slot
 
-    def discard(self, sequence: SequenceNumber) -> None:
-        """Drops every slot at or below n (OSDI'99 section 4.3)."""
-        for known in [known for known in self._slots if known <= sequence]:
-            del self._slots[known]
+    def discard(self, sequence: SequenceNumber, kept: range) -> list[Slot]:
+        """Drops every slot at or below n but those in `kept` (OSDI'99 section 4.3); returns them,
+        ascending."""
+        gone = [known for known in sorted(self._slots) if known <= sequence and known not in kept]
+        return [self._slots.pop(known) for known in gone]

@@ -345,7 +345,9 @@ def decide(core: Core, slot: Slot, certificate: CommitCertificate) -> None:
 
 def check_committed(core: Core, sequence: SequenceNumber) -> Reason | None:
     """Whether a commit certificate for n could be of use."""
-    if sequence <= max(core.executed, core.log_floor):
+    if sequence <= core.executed:
+        return Reason.SEQUENCE_LOW
+    if sequence <= core.log_floor and sequence not in core.catch_up:
         return Reason.SEQUENCE_LOW
     if sequence > core.high_water_mark + core.genesis.constants.window:
         return Reason.SEQUENCE_HIGH

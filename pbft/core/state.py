@@ -18,6 +18,7 @@ from pbft.genesis import Genesis
 from pbft.messages import (
     Authenticated,
     Checkpoint,
+    CommittedBatch,
     Kind,
     ReadReply,
     ReadRequest,
@@ -251,6 +252,10 @@ class Core:
     """Since when `executed` has stood at `behind_at` below h; None while it is not below."""
     behind_at: SequenceNumber = 0
     transfer: Transfer | None = None
+    tail: OrderedDict[SequenceNumber, CommittedBatch] = field(default_factory=OrderedDict)
+    """Decided batches at or below h - K and above the lowest pinned snapshot, for who fetches
+    it."""
+    tail_bytes: int = 0
     snapshots: dict[ReplicaId, tuple[Snapshot, Micros]] = field(default_factory=dict)
     """Pinned for a peer's transfer, with the time of its last request; at most one per peer."""
 
@@ -302,8 +307,13 @@ class Core:
 
     @property
     def log_floor(self) -> SequenceNumber:
-        """h - K: slots at or below it are gone; only a state transfer leads past them."""
+        """h - K: slots at or below it are gone, but for `catch_up`."""
         return self.stable.sequence - self.genesis.constants.checkpoint_interval
+
+    @property
+    def catch_up(self) -> range:
+        """Sequences of which commit certificates are taken although h - K has passed them."""
+        return range(self.executed + 1, self.executed + self.genesis.constants.window + 1)
 
     @property
     def primary(self) -> ReplicaId:

@@ -166,6 +166,10 @@ def _pushes(core: Core, sender: ReplicaId, status: Status) -> Iterator[tuple[Pus
         for digest in missing:
             if digest in bodies:
                 yield ("body", digest), BatchBytes(bodies[digest].encoded)
+    following = status.executed + 1
+    while following in core.tail:
+        yield ("decided", following), core.tail[following]
+        following += 1
     for slot in core.log:
         if slot.sequence > status.executed:
             yield from _slot_items(core, slot, status)
