@@ -93,7 +93,7 @@ def encode_accepted(record: AcceptedRecord) -> bytes:
 
 def decode_accepted(key: bytes, value: bytes) -> tuple[AcceptedRecord, bool]:
     """The record without its body, and whether it has one. Raises StorageCorrupt."""
-    digest, flag, signed = _fields(value, 3)
+    digest, flag, signed = _exactly(value, 3)
     view = int.from_bytes(key[9:17], "big")
     record = AcceptedRecord(view, sequence_of(key), _digest(digest), _signed(signed), b"")
     return record, flag == _HAS_BODY
@@ -134,7 +134,7 @@ def encode_view_change(record: ViewChangeRecord) -> bytes:
 
 def decode_view_change(value: bytes) -> ViewChangeRecord:
     """Raises StorageCorrupt."""
-    view, signed = _fields(value, 2)
+    view, signed = _exactly(value, 2)
     return ViewChangeRecord(int.from_bytes(view, "big"), _signed(signed))
 
 
@@ -145,7 +145,7 @@ def encode_new_view(record: NewViewRecord) -> bytes:
 
 def decode_new_view(value: bytes) -> NewViewRecord:
     """Raises StorageCorrupt."""
-    view, signed = _fields(value, 2)
+    view, signed = _exactly(value, 2)
     return NewViewRecord(int.from_bytes(view, "big"), _signed(signed))
 
 
@@ -156,7 +156,7 @@ def encode_rejoin(record: RejoinRecord) -> bytes:
 
 def decode_rejoin(value: bytes) -> RejoinRecord:
     """Raises StorageCorrupt."""
-    incarnation, done = _fields(value, 2)
+    incarnation, done = _exactly(value, 2)
     return RejoinRecord(int.from_bytes(incarnation, "big"), bool(done))
 
 
@@ -187,6 +187,13 @@ def _fields(value: bytes, at_least: int) -> list[bytes]:
         position = start + int.from_bytes(value[position:start], "big")
         fields.append(value[start:position])
     if position != len(value) or len(fields) < at_least:
+        raise StorageCorrupt("its fields do not add up")
+    return fields
+
+
+def _exactly(value: bytes, count: int) -> list[bytes]:
+    fields = _fields(value, count)
+    if len(fields) > count:
         raise StorageCorrupt("its fields do not add up")
     return fields
 

@@ -13,7 +13,7 @@ from pbft.storage.checksum import checked
 from pbft.types import UINT64_MAX
 
 KEY_BYTES_MAX = 511
-"""The longest key that LMDB takes."""
+"""The longest key that LMDB stores; it may be asked for longer ones."""
 DOMAIN_MAX = 255
 
 _ESCAPED_ZERO = b"\x00\xff"
@@ -22,7 +22,6 @@ _AFTER_END = b"\x00\x01"
 """Above every version of a key, below the next key."""
 _VERSION_BYTES = 8
 _TAIL_BYTES = len(_END) + _VERSION_BYTES
-_PREFIX_BYTES_MAX = KEY_BYTES_MAX - _VERSION_BYTES
 _USER_KEY_BYTES_MAX = KEY_BYTES_MAX - 1 - _TAIL_BYTES
 
 
@@ -85,7 +84,7 @@ class OrderedView(ABC):
     def latest(self, domain: int, key: bytes) -> tuple[int, bytes] | None:
         """See BaseView.latest."""
         prefix = key_prefix(domain, key)
-        item = self._seek(prefix) if len(prefix) <= _PREFIX_BYTES_MAX else None
+        item = self._seek(prefix)
         if item is None or not item[0].startswith(prefix):
             return None
         return _version(item[0]), checked(*item)
@@ -93,7 +92,7 @@ class OrderedView(ABC):
     def value(self, domain: int, key: bytes, version: int) -> bytes | None:
         """See BaseView.value."""
         encoded = encode_key(domain, key, version)
-        stored = self._get(encoded) if len(encoded) <= KEY_BYTES_MAX else None
+        stored = self._get(encoded)
         return None if stored is None else checked(encoded, stored)
 
     def older(self, domain: int, key: bytes, version: int) -> Iterator[tuple[int, bytes]]:
@@ -109,21 +108,18 @@ class OrderedView(ABC):
         self, domain: int, start: bytes, end: bytes | None
     ) -> Iterator[tuple[bytes, int, bytes]]:
         """See BaseView.scan."""
-        # A bound longer than any stored key is cut, which makes it lower: what it lets through
-        # is compared with the whole bound below.
-        bound = (bytes((domain,)) + start.replace(b"\x00", _ESCAPED_ZERO))[:KEY_BYTES_MAX]
+        bound = bytes((domain,)) + start.replace(b"\x00", _ESCAPED_ZERO)
         while (item := self._seek(bound)) is not None:
             encoded, stored = item
             found, key, version = decode_key(encoded)
             if found != domain or (end is not None and key >= end):
                 return
-            if key >= start:
-                yield key, version, checked(encoded, stored)
+            yield key, version, checked(encoded, stored)
             bound = encoded[:-_TAIL_BYTES] + _AFTER_END
 
     def records(self, after: bytes) -> Iterator[tuple[bytes, StateRecord]]:
         """See BaseView.records."""
-        for encoded, stored in self._items(after[:KEY_BYTES_MAX]):
+        for encoded, stored in self._items(after):
             if encoded > after:
                 domain, key, version = decode_key(encoded)
                 yield encoded, StateRecord(domain, key, version, checked(encoded, stored))

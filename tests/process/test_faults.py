@@ -64,10 +64,13 @@ def test_a_frozen_primary_is_replaced_and_comes_back(cluster: LocalCluster) -> N
         async with AsyncExitStack() as stack:
             measuring, *clients = await connect(stack, cluster, 3)
             async with Traffic(clients) as traffic:
+                await asyncio.sleep(1)
                 cluster.signal(0, signal.SIGSTOP)
                 await measuring.put(b"while", b"frozen", timeout=NEXT_WRITE_SECONDS)
+                assert await observer.wait_for_view(above=0) >= 1
                 cluster.signal(0, signal.SIGCONT)
                 await observer.wait_until_voting(0)
+                await asyncio.sleep(1)
             assert_linearizable(traffic, operations_min=20)
             assert await states_are_equal(Scene(cluster, observer, traffic, measuring))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pbft.core.effects import LogRecord, Persist, SavedLog, Truncate
+from pbft.core.effects import LogRecord, Persist, RejoinRecord, SavedLog, Truncate
 from pbft.storage.api import VoteLog
 from pbft.storage.memory import MemoryLog
 from tests.unit.storage.builders import (
@@ -44,6 +44,7 @@ def test_every_kind_of_record_comes_back_in_order(disk: Disk) -> None:
         view_change(3),
         new_view(2),
         stable(7),
+        RejoinRecord(5, done=True),
     ]
     log.write([Persist(record) for record in records[:4]])
     log.write([Persist(record) for record in records[4:]])
@@ -54,6 +55,7 @@ def test_every_kind_of_record_comes_back_in_order(disk: Disk) -> None:
         view_change=view_change(3),
         new_view=new_view(2),
         stable=stable(7),
+        rejoin=RejoinRecord(5, done=True),
     )
 
 

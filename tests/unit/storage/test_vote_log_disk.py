@@ -9,7 +9,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from pbft.core.effects import Persist, Truncate
+from pbft.core.effects import Persist, RejoinRecord, Truncate
 from pbft.storage import log_records
 from pbft.storage.api import StorageCorrupt, StorageFailed
 from pbft.storage.checksum import protect
@@ -32,6 +32,7 @@ RECORDS = (
     view_change(3),
     new_view(2),
     stable(7),
+    RejoinRecord(5, done=False),
 )
 DAMAGED = {
     log_records.slot_key(log_records.ACCEPTED, 9, 2): "accepted pre-prepare of sequence 9, view 2",
@@ -41,6 +42,7 @@ DAMAGED = {
     log_records.VIEW_CHANGE: "view-change",
     log_records.NEW_VIEW: "new-view",
     log_records.STABLE: "stable checkpoint",
+    log_records.REJOIN: "rejoin",
 }
 
 
@@ -114,6 +116,7 @@ def test_a_missing_batch_is_detected(tmp_path: Path) -> None:
     [
         (log_records.STABLE, b"\x00\x00\x00\x09short", "do not add up"),
         (log_records.STABLE, b"", "do not add up"),
+        (log_records.REJOIN, bytes(12), "do not add up"),
         (log_records.STABLE, bytes(8), "a digest of 0 bytes"),
         (log_records.VIEW_CHANGE, b"\x00\x00\x00\x01v\x00\x00\x00\x01s", "does not decode"),
     ],
