@@ -27,6 +27,8 @@ _SERVER: Options = (
     ("grpc.so_reuseport", 0),
     # Pings as often as both ends of ours send them.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+    # The bandwidth probes of a busy client are pings too: they are no attack.
+    ("grpc.http2.max_ping_strikes", 0),
     # Identity only: a small frame cannot become a huge message.
     ("grpc.compression_enabled_algorithms_bitset", 1),
     # Connections that never finish their handshake or never open a stream.

@@ -1,0 +1,204 @@
+"""The request pool: fairness, bounds, and deadlines that nothing but a view change moves."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pbft.core.requests import STALE_TIMERS, RequestPool
+from pbft.errors import Reason
+from pbft.limits import LocalLimits
+from pbft.messages import Authenticated, Request
+from tests.harness.core_forge import forge
+
+T_US = 1000
+BIG = 1 << 30
+
+
+def request(number: int, client: int = 0, size: int = 1) -> Authenticated[Request]:
+    """A verified request."""
+    maker = forge(4)
+    signed = maker.request(number, b"x" * size, client=client, acknowledged=0)
+    return maker.admit(signed)
+
+
+def pool_of(*requests: Authenticated[Request], limits: LocalLimits | None = None) -> RequestPool:
+    """A pool that took these at time 0."""
+    pool = RequestPool(limits or LocalLimits())
+    for item in requests:
+        assert pool.add(item, 0, T_US, None) is None
+    return pool
+
+
+def taken(pool: RequestPool, count: int = 100, size: int = BIG) -> list[tuple[int, int]]:
+    """(client, number) of one batch."""
+    keys = [signer.client for signer in forge(4).clients]
+    batch = pool.take(count, size)
+    return [(keys.index(p.request.message.client), p.request.message.number) for p in batch]
+
+
+def test_a_request_is_pending_once() -> None:
+    pool = pool_of(request(1))
+    assert pool.add(request(1), 5, T_US, None) is Reason.DUPLICATE
+    assert pool.count == 1
+    assert request(1).message in pool
+    assert request(2).message not in pool
+
+
+def test_batches_go_round_robin_over_clients() -> None:
+    """One client with many requests does not delay another's only one."""
+    pool = pool_of(*(request(number) for number in range(1, 6)), request(1, 1), request(1, 2))
+    assert taken(pool, 4) == [(0, 1), (1, 1), (2, 1), (0, 2)]
+    assert taken(pool) == [(0, 3), (0, 4), (0, 5)]
+    assert not pool.has_unproposed()
+    assert pool.count == 7
+
+
+def test_the_turn_goes_on_in_the_next_batch() -> None:
+    pool = pool_of(*(request(n, client) for client in range(3) for n in (1, 2)))
+    assert [taken(pool, 2) for _ in range(3)] == [[(0, 1), (1, 1)], [(2, 1), (0, 2)], [(1, 2), (2, 2)]]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 200)), min_size=1, max_size=20),
+    st.integers(1, 10),
+    st.integers(200, 2000),
+)
+@settings(max_examples=50, deadline=None)
+def test_batches_keep_both_bounds_and_lose_nothing(
+    items: list[tuple[int, int]], count: int, size: int
+) -> None:
+    pool = pool_of(*(request(n, client, size) for n, (client, size) in enumerate(items, 1)))
+    seen = []
+    while pool.has_unproposed():
+        batch = pool.take(count, size)
+        assert 1 <= len(batch) <= count
+        assert len(batch) == 1 or sum(len(item.encoded) for item in batch) <= size
+        seen += [item.request.message.number for item in batch]
+    assert sorted(seen) == list(range(1, len(items) + 1))
+
+
+def test_what_is_settled_is_forgotten() -> None:
+    pool = pool_of(request(1), request(2))
+    pool.settle(request(1).message, T_US)
+    pool.settle(request(1).message, T_US)
+    assert taken(pool) == [(0, 2)]
+    pool.settle(request(2).message, T_US)
+    assert (pool.count, pool.size_bytes, pool.pending()) == (0, 0, [])
+    assert pool.next_deadline_us() is None
+
+
+def test_another_request_with_the_same_identity_settles_it() -> None:
+    """A client that signs two requests for one number starts no timer that nothing cancels."""
+    pool = pool_of(request(1, size=1))
+    pool.settle(request(1, size=9).message, T_US)
+    assert pool.count == 0
+
+
+def test_what_stands_in_a_batch_is_not_proposed_again_until_the_next_view() -> None:
+    pool = pool_of(request(1), request(2))
+    pool.mark_proposed(request(1).message)
+    pool.mark_proposed(request(7, 2).message)
+    assert taken(pool) == [(0, 2)]
+    pool.enter_view(50, T_US)
+    assert taken(pool) == [(0, 1), (0, 2)]
+
+
+# Timers.
+
+
+def test_the_deadline_is_that_of_the_arrival() -> None:
+    pool = pool_of(request(1))
+    pool.add(request(2), 400, T_US, None)
+    assert pool.next_deadline_us() == T_US
+    pool.settle(request(1).message, T_US)
+    assert pool.next_deadline_us() == 400 + T_US
+    assert pool.overdue(400 + T_US - 1) == []
+    assert [p.request.message.number for p in pool.overdue(400 + T_US)] == [2]
+
+
+def test_one_request_per_client_is_timed() -> None:
+    """A client with a thousand requests in flight is one timer."""
+    pool = pool_of(*(request(number) for number in range(1, 10)), request(1, 1))
+    assert len(pool.overdue(T_US)) == 2
+
+
+def test_overdue_ones_come_earliest_first() -> None:
+    pool = RequestPool(LocalLimits())
+    for client, at_us in ((0, 30), (1, 10), (2, 20)):
+        pool.add(request(1, client), at_us, T_US, None)
+    clients = [p.request.message.client for p in pool.overdue(BIG)]
+    assert clients == [forge(4).clients[index].client for index in (1, 2, 0)]
+
+
+@pytest.mark.parametrize("event", ["enter_view", "rearm"])
+def test_entering_a_view_starts_deadlines_afresh(event: str) -> None:
+    pool = pool_of(request(1), request(2))
+    getattr(pool, event)(700, 2 * T_US)
+    assert pool.next_deadline_us() == 700 + 2 * T_US
+    pool.settle(request(1).message, 2 * T_US)
+    assert pool.next_deadline_us() == 700 + 2 * T_US
+
+
+def test_a_timed_request_is_relayed_once_at_half_its_time() -> None:
+    pool = pool_of(request(1), request(2))
+    assert pool.next_relay_us() == T_US // 2
+    assert pool.take_relays(T_US // 2 - 1) == []
+    assert [p.request.message.number for p in pool.take_relays(T_US // 2)] == [1]
+    assert pool.take_relays(BIG) == []
+    assert pool.next_relay_us() is None
+
+
+def test_dead_timers_do_not_pile_up() -> None:
+    pool = RequestPool(LocalLimits())
+    for number in range(1, 3 * STALE_TIMERS):
+        pool.add(request(1, size=number % 2), number, T_US, None)
+        pool.settle(request(1).message, T_US)
+    pool.add(request(1), 5, T_US, None)
+    assert len(pool._deadlines) <= STALE_TIMERS + 4
+    assert len(pool._relays) <= STALE_TIMERS + 4
+    assert pool.next_deadline_us() == 5 + T_US
+
+
+# Bounds.
+
+
+def test_bounds_per_client_leave_room_for_others() -> None:
+    pool = pool_of(request(1), request(2), limits=LocalLimits(pending_requests_per_client=2))
+    assert pool.add(request(3), 0, T_US, None) is Reason.QUEUE_FULL
+    assert pool.add(request(1, 1), 0, T_US, None) is None
+
+
+def test_bytes_per_client_are_bounded() -> None:
+    pool = pool_of(request(1, size=500), limits=LocalLimits(pending_bytes_per_client=1000))
+    assert pool.add(request(2, size=500), 0, T_US, None) is Reason.QUEUE_FULL
+    assert pool.add(request(2, size=1), 0, T_US, None) is None
+
+
+@pytest.mark.parametrize("limits", [LocalLimits(pending_requests=2), LocalLimits(pending_bytes=400)])
+def test_the_totals_are_bounded_for_everybody(limits: LocalLimits) -> None:
+    pool = RequestPool(limits)
+    reasons = [
+        pool.add(request(1, client, size=30), 0, T_US, forwarded_by)
+        for client, forwarded_by in ((0, None), (1, None), (2, 3))
+    ]
+    assert reasons == [None, None, Reason.QUEUE_FULL]
+    assert pool.count == 2
+
+
+def test_a_forwarded_request_has_a_reserved_place_and_is_served_first() -> None:
+    """One per peer and client: a client that fills the primary's queue does not lock out the
+    request that a backup has a timer for."""
+    pool = pool_of(request(1), request(2), limits=LocalLimits(pending_requests_per_client=2))
+    assert pool.add(request(3), 0, T_US, 1) is None
+    assert pool.add(request(4), 0, T_US, 1) is Reason.QUEUE_FULL
+    assert pool.add(request(4), 0, T_US, 2) is None
+    assert taken(pool) == [(0, 4), (0, 3), (0, 1), (0, 2)]
+    pool.settle(request(3).message, T_US)
+    assert pool.add(request(5), 0, T_US, 1) is None
+
+
+def test_everything_pending_is_listed_for_a_new_primary() -> None:
+    pool = pool_of(request(1), request(1, 1), request(2))
+    pool.take(1, BIG)
+    numbers = [pending.request.message.number for pending in pool.pending()]
+    assert numbers == [1, 2, 1]
