@@ -13,6 +13,8 @@ from pbft.errors import ConfigurationError
 KIB = 1024
 MIB = 1024 * KIB
 
+RECORD_KEY_BYTES_MAX = 500
+"""Key of a record, zero bytes counted twice: what the state on disk can index."""
 BATCH_OVERHEAD_BYTES = 512
 """Time, envelope and framing of a batch beside the payloads of its requests, rounded up."""
 MESSAGE_BYTES_MAX = 16 * MIB

@@ -51,7 +51,10 @@ class Records(Protocol):
         ...
 
     def put(self, key: bytes, version: int, value: bytes) -> None:
-        """Adds or replaces the record (key, version). Other versions of the key stay."""
+        """Adds or replaces the record (key, version). Other versions of the key stay.
+
+        The caller keeps keys within RECORD_KEY_BYTES_MAX (pbft.limits), zero bytes counted twice.
+        """
         ...
 
     def delete(self, key: bytes, version: int) -> None:

@@ -97,6 +97,10 @@ class Replica:
         self._saved: SavedLog | None = saved
         recovery.restore(self.core, saved)
         self._expected_us: Micros | None = None
+        self._attention_us: Micros = 0
+        """From when on a routine step is finished like any other."""
+        self._is_postponed = False
+        """A routine step left something for later."""
 
     # Events.
 
@@ -119,7 +123,7 @@ class Replica:
             self._dispatch(sender, inbound)
         except Rejected as error:
             self.core.reject(_kind_of(inbound), error.reason, sender)
-        return self._finish()
+        return self._finish(routine=_is_routine(inbound))
 
     def submit(
         self, authenticated: Authenticated[Request], full_results: bool, now: Instant
@@ -127,13 +131,13 @@ class Replica:
         """A request from the client itself."""
         self._begin(now)
         request.on_submit(self.core, authenticated, full_results)
-        return self._finish()
+        return self._finish(routine=True)
 
     def read(self, client: ClientKey, read: ReadRequest, now: Instant) -> list[Effect]:
         """A fast or stale read."""
         self._begin(now)
         reads.on_read(self.core, client, read)
-        return self._finish()
+        return self._finish(routine=True)
 
     def link(self, peer: ReplicaId, up: bool, now: Instant) -> list[Effect]:
         """The streams to and from a peer both stand (`up`), or one of them broke."""
@@ -170,6 +174,8 @@ class Replica:
         ]
         if core.held:
             candidates.append(core.held_due_us)
+        if self._is_postponed:
+            candidates.append(self._attention_us)
         self._expected_us = min(known for known in candidates if known is not None)
         return self._expected_us
 
@@ -253,30 +259,53 @@ class Replica:
             case _:
                 raise AssertionError(f"the verifier admitted a {type(inbound).__name__}")
 
-    def _finish(self) -> list[Effect]:
-        """After each step: everything that became possible, until nothing more does."""
+    def _finish(self, *, routine: bool = False) -> list[Effect]:
+        """After each step: everything that became possible, until nothing more does.
+
+        After a routine step of a healthy replica (a vote, a proposal, a request) what only time,
+        links and statuses move is left for a little later: that is most of the work of most steps.
+        """
+        core = self.core
+        now_us = core.now.monotonic_us
+        healthy = core.is_voting and not core.suspicion.mine and core.transfer is None
+        self._is_postponed = routine and healthy and now_us < self._attention_us
+        if not self._is_postponed:
+            self._attention_us = now_us + core.settings.timers.status_fast_us
+            self._attend()
+        progressed = True
+        while progressed:
+            progressed = normal_case.advance_slots(core)
+            progressed |= execution.advance(core)
+            if not self._is_postponed:
+                suspicion.advance(core)
+                progressed |= view_change.advance(core)
+            # Last, when all else is at rest: a new view's O comes before what is proposed above it.
+            progressed = progressed or normal_case.advance_proposals(core)
+        if not self._is_postponed:
+            state_transfer.advance(core)
+            checkpoint.merge(core)
+            status.advance(core)
+        reads.advance(core)
+        execution.flush_replies(core)
+        reads.flush(core)
+        effects, core.effects = core.effects, []
+        return effects
+
+    def _attend(self) -> None:
+        """What the time that passed makes due."""
         core = self.core
         normal_case.recheck_held(core)
         suspicion.relay_pending(core)
         state_transfer.release_idle(core)
         amnesia.advance(core)
         checkpoint.vote(core)
-        progressed = True
-        while progressed:
-            progressed = normal_case.advance_slots(core)
-            progressed |= execution.advance(core)
-            suspicion.advance(core)
-            progressed |= view_change.advance(core)
-            # Last, when all else is at rest: a new view's O comes before what is proposed above it.
-            progressed = progressed or normal_case.advance_proposals(core)
-        state_transfer.advance(core)
-        checkpoint.merge(core)
-        reads.advance(core)
-        execution.flush_replies(core)
-        reads.flush(core)
-        status.advance(core)
-        effects, core.effects = core.effects, []
-        return effects
+
+
+def _is_routine(inbound: Inbound) -> bool:
+    """Whether it is one of the messages that make up the normal case."""
+    if isinstance(inbound, Authenticated):
+        return isinstance(inbound.message, Prepare | Commit | Request)
+    return isinstance(inbound, VerifiedProposal)
 
 
 def _mode(core: Core) -> str:

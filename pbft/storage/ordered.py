@@ -7,6 +7,7 @@ then key, then version from the highest down, so that the highest version of a k
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
+from pbft.limits import RECORD_KEY_BYTES_MAX
 from pbft.messages import Leaf, StateRecord
 from pbft.storage.api import DurableCheckpoint
 from pbft.storage.checksum import checked
@@ -22,7 +23,7 @@ _AFTER_END = b"\x00\x01"
 """Above every version of a key, below the next key."""
 _VERSION_BYTES = 8
 _TAIL_BYTES = len(_END) + _VERSION_BYTES
-_USER_KEY_BYTES_MAX = KEY_BYTES_MAX - 1 - _TAIL_BYTES
+assert RECORD_KEY_BYTES_MAX <= KEY_BYTES_MAX - 1 - _TAIL_BYTES
 
 
 def is_storable(domain: int, key: bytes, version: int) -> bool:
@@ -31,7 +32,7 @@ def is_storable(domain: int, key: bytes, version: int) -> bool:
     return (
         0 <= domain <= DOMAIN_MAX
         and 0 <= version <= UINT64_MAX
-        and len(key) + key.count(0) <= _USER_KEY_BYTES_MAX
+        and len(key) + key.count(0) <= RECORD_KEY_BYTES_MAX
     )
 
 

@@ -21,6 +21,9 @@ METHOD = "/pbft.wire.Peer/Connect"
 SETTLED_SECONDS = 5.0
 """A stream that lasted this long was a good one: the next wait is the shortest again."""
 
+HURRY_SECONDS = 0.05
+"""Between two attempts at least."""
+
 Call = grpc.aio.StreamStreamCall[bytes, bytes]
 
 
@@ -71,7 +74,8 @@ class PeerDialler:
             self._sink.on_rejection("outgoing", Reason.QUEUE_FULL, self.peer)
 
     def nudge(self) -> None:
-        """The peer was just seen alive: the next attempt need not wait."""
+        """The peer was just seen alive: the next attempt need not wait, nor the one after an
+        attempt that is under way and may have come too early."""
         if not self._up:
             self._hurry.set()
 
@@ -85,6 +89,7 @@ class PeerDialler:
         failures = 0
         while True:
             began = time.monotonic()
+            self._hurry.clear()
             try:
                 await self._attempt()
             except Rejected as rejected:
@@ -98,7 +103,8 @@ class PeerDialler:
             await self._pause(wait * random.uniform(0.75, 1.25))
 
     async def _pause(self, seconds: float) -> None:
-        self._hurry.clear()
+        # A peer that comes and goes cannot make this replica dial all the time.
+        await asyncio.sleep(HURRY_SECONDS)
         try:
             async with asyncio.timeout(seconds):
                 await self._hurry.wait()

@@ -108,7 +108,7 @@ def _key(effect: Persist) -> tuple[object, ...]:
         case NewViewRecord():
             return "new_view", record.view
         case _:
-            return "other", record.sequence
+            return ("another record",)
 
 
 def _own_statements(item: PeerItem, replica: ReplicaId) -> list[Signed]:

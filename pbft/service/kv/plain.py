@@ -6,14 +6,17 @@ them to the results and the records of the general path.
 """
 
 from pbft.core.ports import Records
+from pbft.service.kv.requests import is_storable_key
 from pbft.service.kv.transaction import PAIR_HEADER
 from pbft.wire import kv_pb2
 
 
 def is_plain_put(request: kv_pb2.PutRequest) -> bool:
     """Whether it can neither fail nor show the pair before."""
-    return bool(request.key) and not (
-        request.lease or request.prev_kv or request.ignore_value or request.ignore_lease
+    return (
+        is_storable_key(request.key)
+        and bool(request.key)
+        and not (request.lease or request.prev_kv or request.ignore_value or request.ignore_lease)
     )
 
 

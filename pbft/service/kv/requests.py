@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from pbft.limits import RECORD_KEY_BYTES_MAX
 from pbft.service.kv.errors import (
     empty_key,
     invalid_argument,
@@ -31,10 +32,18 @@ def check_range(request: kv_pb2.RangeRequest) -> None:
         raise invalid_argument("invalid sort option")
 
 
+def is_storable_key(key: bytes) -> bool:
+    """Whether a record can have this key: unlike etcd's, ours are bounded (zero bytes count
+    twice)."""
+    return len(key) + key.count(0) <= RECORD_KEY_BYTES_MAX
+
+
 def check_put(request: kv_pb2.PutRequest) -> None:
     """Raises OperationError for an empty key, or a value or lease that is also to be ignored."""
     if not request.key:
         raise empty_key()
+    if not is_storable_key(request.key):
+        raise invalid_argument("key is too large")
     if request.ignore_value and request.value:
         raise invalid_argument("value is provided")
     if request.ignore_lease and request.lease:

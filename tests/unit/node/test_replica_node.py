@@ -24,6 +24,7 @@ from pbft.codec import (
     encode_client_item,
     encode_peer_frame,
 )
+from pbft.core.effects import AcceptedRecord, Persist, Truncate
 from pbft.crypto.keys import generate_key_pair, save_key_pair
 from pbft.errors import ConfigurationError, Reason
 from pbft.genesis import dump_genesis
@@ -240,8 +241,13 @@ def test_a_failed_sync_ends_the_process_before_anything_leaves(
 ) -> None:
     exits: list[int] = []
 
-    def refuse(*_: object) -> None:
-        raise StorageFailed("no space left")
+    write = LmdbVoteLog.write
+
+    def refuse(log: LmdbVoteLog, effects: Sequence[Persist | Truncate]) -> None:
+        for effect in effects:
+            if isinstance(effect, Persist) and isinstance(effect.record, AcceptedRecord):
+                raise StorageFailed("no space left")
+        write(log, effects)
 
     monkeypatch.setattr(LmdbVoteLog, "write", refuse)
     monkeypatch.setattr(replica_node.os, "_exit", exits.append)

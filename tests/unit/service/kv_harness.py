@@ -1,6 +1,7 @@
 """Short ways to say operations, and a store that takes and gives messages."""
 
 from pbft.limits import ProtocolLimits
+from pbft.service.api import State
 from pbft.service.kv.store import KeyValueStore
 from pbft.wire import kv_pb2
 from tests.harness.records import DictState
@@ -39,11 +40,11 @@ def compare(key: bytes, target: int, result: int, **options: object) -> kv_pb2.C
 
 
 class Store:
-    """A KeyValueStore on dictionaries."""
+    """A KeyValueStore on dictionaries, or on the state it is given."""
 
-    def __init__(self, limits: ProtocolLimits | None = None) -> None:
+    def __init__(self, limits: ProtocolLimits | None = None, state: State | None = None) -> None:
         self.state = DictState()
-        self.service = KeyValueStore(self.state, limits or ProtocolLimits())
+        self.service = KeyValueStore(state or self.state, limits or ProtocolLimits())
 
     def execute(self, operation: Op) -> kv_pb2.Result:
         encoded = self.service.execute(operation.SerializeToString(), MOMENT_US, CLIENT)

@@ -14,6 +14,8 @@ from pbft.errors import ConfigurationError
 from pbft.limits import ProtocolLimits
 from pbft.service.kv import store as store_module
 from pbft.service.kv.store import KeyValueStore
+from pbft.storage.memory import MemoryBase
+from pbft.storage.state import LayeredState
 from pbft.wire import kv_pb2
 from tests.harness.records import DictState
 from tests.unit.service import strategies
@@ -233,6 +235,21 @@ def test_what_can_be_put_can_be_read_and_replaced() -> None:
 def test_limits_that_contradict_each_other_are_refused(values: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(values))):
         KeyValueStore(DictState(), ProtocolLimits(**values))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.one_of(strategies.operations(), st.just(None)), min_size=1, max_size=15))
+def test_it_is_the_same_on_the_layered_state(operations: list[Op | None]) -> None:
+    """None seals a layer, as a checkpoint does."""
+    state = LayeredState(MemoryBase(), 64, 0)
+    one, other = Store(state=state), Store()
+    for sequence, operation in enumerate(operations, 1):
+        if operation is None:
+            state.seal(sequence)
+        else:
+            assert one.execute(operation) == other.execute(operation)
+    for domain, records in other.state.domains.items():
+        assert list(state.domain(domain).scan(b"", None)) == records.items()
 
 
 DETERMINISM_SCRIPT = """

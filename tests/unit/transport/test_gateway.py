@@ -95,10 +95,11 @@ def test_streams_are_bounded_in_total() -> None:
         sink = Sink()
         async with gateway(sink, ClientLimits(streams=1)) as (listener, port):
             async with raw_stream(port, "Gateway") as one, raw_stream(port, "Gateway") as two:
+                await two.read()
                 await client_hello(one, ALICE)
                 await until(lambda: listener.streams == 1)
                 # Its handshake had begun before the only place was taken.
-                await client_hello(two, BOB)
+                await two.write(b"")
                 assert await end_of(two) is grpc.StatusCode.RESOURCE_EXHAUSTED
                 async with raw_stream(port, "Gateway") as three:
                     assert await end_of(three) is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -9,10 +9,12 @@ from pbft.codec import encode_challenge, encode_peer_frame, encode_peer_item
 from pbft.errors import ConfigurationError, Reason
 from pbft.limits import MIB
 from pbft.messages import BatchBytes, Hello, Role
+from pbft.transport import peer_dialler
 from pbft.transport.api import Direction, PeerLimits
 from pbft.transport.grpc_options import PEER_SERVER_OPTIONS
 from pbft.transport.handshake import is_nonce_of, make_nonce
 from pbft.transport.listener import Context, bind, make_server
+from pbft.transport.peer_dialler import PeerDialler
 from tests.unit.transport.support import (
     GENESIS,
     OTHER_GENESIS,
@@ -82,16 +84,43 @@ def test_both_ends_hear_of_a_lost_stream() -> None:
     asyncio.run(scenario())
 
 
-def test_nudge_shortens_the_wait() -> None:
+def test_nudge_shortens_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_dialler, "RECONNECT_SECONDS", (3600.0,))
+
     async def scenario() -> None:
         here, there = Sink(), Sink()
         async with acceptor(Sink()) as (_, port):
             pass
         async with dialler(here, port) as link:
-            await asyncio.sleep(1.5)  # Several attempts failed: the next wait is a long one.
+            await asyncio.sleep(0.3)
             async with acceptor(there, port=port):
                 link.nudge()
-                await until(lambda: INBOUND_UP in there.links, seconds=0.5)
+                await until(lambda: INBOUND_UP in there.links)
+
+    asyncio.run(scenario())
+
+
+def test_nudge_during_an_attempt_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_dialler, "RECONNECT_SECONDS", (3600.0,))
+    begun: list[float] = []
+    attempt = PeerDialler._attempt
+
+    async def early(self: PeerDialler) -> None:
+        begun.append(asyncio.get_running_loop().time())
+        if len(begun) > 1:
+            await attempt(self)
+        await asyncio.sleep(0.1)
+        raise EOFError
+
+    monkeypatch.setattr(PeerDialler, "_attempt", early)
+
+    async def scenario() -> None:
+        here, there = Sink(), Sink()
+        async with acceptor(there) as (_, port), dialler(here, port) as link:
+            await until(lambda: len(begun) == 1)
+            link.nudge()
+            await until(lambda: INBOUND_UP in there.links)
+        assert begun[1] - begun[0] >= peer_dialler.HURRY_SECONDS
 
     asyncio.run(scenario())
 
