@@ -163,7 +163,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(path: Path) -> None
 
 def test_a_refused_start_gives_the_lock_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(directory, "_STATE", "elsewhere")
+        patched.setattr(directory, "STATE", "elsewhere")
         with pytest.raises(ConfigurationError, match="cannot be opened"):
             opened(path)
     opened(path).close()
