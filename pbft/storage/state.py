@@ -1,0 +1,240 @@
+"""The replicated state: the durable checkpoint and, above it, a layer of changes per checkpoint
+interval.
+
+When a checkpoint becomes stable its layers are merged in one durable transaction, which is the new
+durable checkpoint. Memory and pauses grow with the changes since, never with the state; a restart
+loads nothing but the leaves of the digest (protocol.md sections 6 and 10).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pbft.core.effects import Install, Merge
+from pbft.messages import Leaf, StateRecord
+from pbft.storage.api import BaseChange, DurableCheckpoint, StateBase, StorageCorrupt
+from pbft.storage.bitmap import from_bitmap, to_bitmap
+from pbft.storage.bucket_sums import BucketSums, state_digest
+from pbft.storage.layers import FOLD_RECORDS, Dirty, DomainRecords, Layer, RecordKey, SealedLayer
+from pbft.storage.leaf_records import is_well_formed
+from pbft.storage.ordered import DOMAIN_MAX
+from pbft.storage.transfer import InstallPlan, PinnedCheckpoint, Stage
+from pbft.types import Digest, SequenceNumber
+
+
+class MergePlan:
+    """Makes sealed layers durable; they do not change any more, so a worker thread may read
+    them."""
+
+    def __init__(self, base: StateBase, layers: Sequence[SealedLayer], effect: Merge) -> None:
+        self.layers = layers
+        self._base = base
+        self._effect = effect
+
+    def run(self) -> None:
+        """One durable transaction; blocks, in a worker thread. Raises StorageFailed."""
+        leaves: dict[int, Leaf] = {}
+        for item in self.layers:
+            leaves.update(item.leaves)
+        effect = self._effect
+        self._base.apply(
+            BaseChange(
+                batches=(item.layer.changes() for item in self.layers),
+                leaves=leaves,
+                checkpoint=DurableCheckpoint(effect.sequence, effect.digest, effect.certificate),
+            )
+        )
+
+
+class LayeredState:
+    """The State port of one replica, and what the runtime needs for its Merge and Install effects.
+
+    Not for several threads; only a plan's `run` may be called in another one. The runtime does one
+    plan at a time: `begin_`, `run`, `finish_`, then the next effect.
+    """
+
+    def __init__(self, base: StateBase, buckets: int, salt: int) -> None:
+        """The state at the durable checkpoint of `base`; `buckets` (a power of two) and `salt` are
+        the genesis's. Raises StorageCorrupt if its leaves do not hash to the digest it was stored
+        with. Whether the certificate is one is for the caller to verify."""
+        self._base = base
+        self._buckets = buckets
+        self._salt = salt
+        self._dirty = Dirty()
+        self._domains: dict[int, DomainRecords] = {}
+        self._stage: Stage | None = None
+        self._plan: MergePlan | InstallPlan | None = None
+        self._pinned: set[PinnedCheckpoint] = set()
+        self._retired: list[dict[bytes, Any]] = []
+        """Of layers that were merged: emptied little by little, as freeing them takes time."""
+        base.refresh()
+        self._begin(base.view.leaves(buckets))
+        checkpoint = base.view.checkpoint
+        if checkpoint.sequence > 0 and self.digest != checkpoint.digest:
+            raise StorageCorrupt(
+                f"the state at sequence {checkpoint.sequence} does not hash to its digest"
+            )
+
+    def _begin(self, leaves: Sequence[Leaf]) -> None:
+        """Starts over from the durable checkpoint."""
+        self._sums = BucketSums(leaves, self._salt)
+        self.digest, _ = self._sums.seal()
+        self._dirty.younger.clear()
+        self._dirty.older.clear()
+        self._sealed: list[SealedLayer] = []
+        self._open = Layer()
+        self._last_sealed = self._base.view.checkpoint.sequence
+        self._bind()
+
+    def _bind(self) -> None:
+        for records in self._domains.values():
+            records.bind(self._base.view, self._open, self._sealed)
+
+    # The State port.
+
+    def domain(self, domain: int) -> DomainRecords:
+        """See State.domain. Raises ValueError for a domain out of range."""
+        if not 0 <= domain <= DOMAIN_MAX:
+            raise ValueError(f"a domain is a number from 0 to {DOMAIN_MAX}, not {domain}")
+        records = self._domains.get(domain)
+        if records is None:
+            records = self._domains[domain] = DomainRecords(domain, self._dirty, self._age)
+            records.bind(self._base.view, self._open, self._sealed)
+        return records
+
+    @property
+    def durable_sequence(self) -> SequenceNumber:
+        """See State.durable_sequence."""
+        return self._base.view.checkpoint.sequence
+
+    @property
+    def durable_digest(self) -> Digest:
+        """See State.durable_digest."""
+        return self._base.view.checkpoint.digest
+
+    def fold(self) -> None:
+        """Accounts for all records changed: each is hashed once, however often it changed. Most of
+        it happens by itself as records change."""
+        self._fold(self._dirty.older)
+        self._fold(self._dirty.younger)
+
+    def _age(self) -> None:
+        """The younger generation of dirty records is full: the older one is folded."""
+        dirty = self._dirty
+        self._fold(dirty.older)
+        dirty.older.update(dirty.younger)
+        dirty.younger.clear()
+
+    def _fold(self, dirty: dict[RecordKey, bytes | None]) -> None:
+        domains = self._open.domains
+        self._sums.replace(
+            (record, old, domains[record[0]].versions[record[1]].get(record[2]))
+            for record, old in dirty.items()
+        )
+        dirty.clear()
+        self._discard()
+
+    def _discard(self) -> None:
+        """Frees a part of the merged layers: more per fold than a fold's changes can have made."""
+        remaining = 4 * FOLD_RECORDS
+        while self._retired and remaining > 0:
+            entries = self._retired[-1]
+            if not entries:
+                self._retired.pop()
+                continue
+            count = min(remaining, len(entries))
+            for _ in range(count):
+                entries.popitem()
+            remaining -= count
+
+    def seal(self, sequence: SequenceNumber) -> Digest:
+        """See State.seal; sequences ascend."""
+        assert sequence > self._last_sealed
+        self.fold()
+        self.digest, leaves = self._sums.seal()
+        self._sealed.append(SealedLayer(self._open, sequence, self.digest, leaves))
+        self._open = Layer()
+        self._last_sealed = sequence
+        self._bind()
+        return self.digest
+
+    def pin(self) -> PinnedCheckpoint:
+        """See State.pin. The newest durable checkpoint: possibly that of a merge whose
+        `finish_merge` is yet to come."""
+        view = self._base.open_view()
+        pinned = PinnedCheckpoint(view, self._buckets, self._salt, self._pinned.discard)
+        self._pinned.add(pinned)
+        return pinned
+
+    def stage(self, leaves: Sequence[Leaf], digest: Digest) -> bytes | None:
+        """See State.stage. A stage begun before is dropped."""
+        if len(leaves) != self._buckets or not all(map(is_well_formed, leaves)):
+            return None
+        if state_digest(leaves) != digest:
+            return None
+        own = self._base.view.leaves(self._buckets)
+        self._stage = Stage(tuple(leaves), digest, own, self._salt)
+        return to_bitmap(self._stage.wanted, self._buckets)
+
+    def stage_records(self, records: Sequence[StateRecord], buckets: bytes) -> bool:
+        """See State.stage_records; False without a stage, too."""
+        if self._stage is None:
+            return False
+        return self._stage.add(records, from_bitmap(buckets, self._buckets))
+
+    def staged(self, buckets: bytes) -> bytes:
+        """See State.staged; there must be a stage."""
+        assert self._stage is not None
+        wrong = self._stage.wrong(from_bitmap(buckets, self._buckets))
+        for index in wrong:
+            self._stage.drop(index)
+        return to_bitmap(wrong, self._buckets)
+
+    # For the runtime.
+
+    def begin_merge(self, effect: Merge) -> MergePlan:
+        """Chooses the layers up to the effect's checkpoint, which was sealed here with the same
+        digest. A stage is dropped: the core merges during no transfer, so it is one that was given
+        up."""
+        assert self._plan is None
+        self._stage = None
+        layers = [item for item in self._sealed if item.sequence <= effect.sequence]
+        assert layers and layers[-1].sequence == effect.sequence
+        assert layers[-1].digest == effect.digest
+        plan = self._plan = MergePlan(self._base, layers, effect)
+        return plan
+
+    def finish_merge(self, plan: MergePlan) -> None:
+        """Reads from the merged checkpoint from now on; the plan has run."""
+        assert self._plan is plan
+        self._plan = None
+        self._base.refresh()
+        self._sealed = self._sealed[len(plan.layers) :]
+        self._bind()
+        for item in plan.layers:
+            for changes in item.layer.domains.values():
+                self._retired += (changes.latest, changes.versions)
+        self._discard()
+
+    def begin_install(self, effect: Install) -> InstallPlan:
+        """Prepares to replace the state by the stage, of which every bucket is verified. Until
+        `finish_install` nothing may be executed."""
+        assert self._plan is None
+        assert self._stage is not None and self._stage.digest == effect.digest
+        assert not self._stage.wrong(self._stage.wanted)
+        plan = self._plan = InstallPlan(self._base, self._stage, effect, self._salt)
+        return plan
+
+    def finish_install(self, plan: InstallPlan) -> None:
+        """Drops all layers: the state is the installed one, its digest the effect's; the plan has
+        run."""
+        assert self._plan is plan
+        self._plan = None
+        self._stage = None
+        self._base.refresh()
+        self._begin(plan.stage.leaves)
+        assert self.digest == plan.effect.digest
+
+    def close(self) -> None:
+        """Releases what is still pinned, so that the base can be closed."""
+        for pinned in list(self._pinned):
+            pinned.release()
