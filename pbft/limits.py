@@ -101,7 +101,7 @@ class LocalLimits:
     """Recalls of one peer answered: at most one per interval in the long run."""
     leaves_interval_us: int = 500_000
     """Leaves served to one peer: at most once per interval in the long run."""
-    chunk_interval_us: int = 2_000
+    chunk_interval_us: int = 500
     """Chunks of a state transfer served to one peer: at most one per interval in the long run."""
     transfer_idle_us: int = 30_000_000
     """A snapshot pinned for a peer that asks for nothing is released after this."""

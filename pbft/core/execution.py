@@ -51,9 +51,9 @@ def advance(core: Core) -> bool:
             break
         _execute_batch(core, slot, slot.bodies.get(digest))
         progressed = True
-        if slot.sequence <= core.log_floor:
-            # Caught up with by commit certificate: nobody else needs it from here.
-            checkpoint.discard(core)
+    if progressed and core.executed <= core.log_floor:
+        # Caught up with by commit certificates: nobody else needs them from here.
+        checkpoint.discard(core)
     return progressed
 
 

@@ -58,7 +58,8 @@ class Records(Protocol):
         ...
 
     def supersede(self, key: bytes, current: tuple[int, bytes], version: int, value: bytes) -> None:
-        """Replaces the record that `get` just answered by (key, version): `put` and `delete` in one.
+        """Replaces the record that `get` just answered by (key, version): `put` and `delete` in
+        one.
 
         The caller keeps keys within RECORD_KEY_BYTES_MAX, as for `put`.
         """

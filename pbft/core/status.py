@@ -74,12 +74,13 @@ def advance(core: Core) -> None:
     told = (core.view, core.suspicion.mine, suspicion.is_primary_unreachable(core))
     now_us = core.now.monotonic_us
     timers = core.settings.timers
-    if is_something_missing(core):
-        core.status_due_us = min(core.status_due_us, now_us + timers.status_fast_us)
+    missing = is_something_missing(core)
+    interval_us = timers.status_fast_us if missing else timers.status_slow_us
+    core.status_due_us = min(core.status_due_us, now_us + interval_us)
     if now_us < core.status_due_us and told == core.suspicion.told:
         return
     core.suspicion.told = told
-    core.status_due_us = now_us + timers.status_slow_us
+    core.status_due_us = now_us + interval_us
     core.emit(Broadcast(core.signer.sign(make_status(core))))
 
 
@@ -132,12 +133,15 @@ def on_status(core: Core, sender: ReplicaId, authenticated: Authenticated[Status
         return
     _forget_old_pushes(core, sender)
     budget = core.settings.limits.healing_bytes_per_status
+    pushed = 0
     for key, item in _pushes(core, sender, status):
         if key in core.pushed_us[sender]:
             continue
         budget -= _size(item)
-        if budget < 0:
+        if budget < 0 and pushed:
+            # The first always goes: an item may be larger than the budget.
             return
+        pushed += 1
         core.emit(Send(sender, item))
         core.pushed_us[sender].setdefault(key, core.now.monotonic_us)
 
@@ -230,5 +234,9 @@ def _size(item: PeerItem) -> int:
 
 
 def next_deadline_us(core: Core) -> Micros:
-    """When the next status is due."""
-    return core.status_due_us
+    """When the next status is due, or when a slot that waits is to be noticed."""
+    if core.stalled_since_us is None:
+        return core.status_due_us
+    noticed_us = core.stalled_since_us + core.settings.timers.status_fast_us
+    due_us = core.status_due_us
+    return min(due_us, noticed_us) if noticed_us > core.now.monotonic_us else due_us

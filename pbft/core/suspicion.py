@@ -8,6 +8,7 @@ itself.
 
 from pbft.core import amnesia
 from pbft.core.effects import EventName, Send
+from pbft.core.requests import PendingRequest
 from pbft.core.state import Core, Mode, Suspicion
 from pbft.types import Micros, ReplicaId
 
@@ -61,6 +62,13 @@ def enter_view(core: Core) -> None:
     core.pool.enter_view(core.now.monotonic_us, core.timeout_us)
 
 
+def _is_moot(core: Core, pending: PendingRequest) -> bool:
+    """Whether nobody waits for this request any more: decided, acknowledged, or its session
+    closed."""
+    message = pending.request.message
+    return core.sessions.is_settled(message) or core.sessions.is_expired(message)
+
+
 def advance(core: Core) -> None:
     """Brings my suspicion up to date with the timers, the links and what was settled."""
     suspicion = core.suspicion
@@ -69,13 +77,13 @@ def advance(core: Core) -> None:
         return
     now_us = core.now.monotonic_us
     _advance_unreachable(core, now_us)
+    # What was settled meanwhile, by a batch or by a state transfer, is no reason to suspect
+    # anybody; forgetting it starts the timer of the client's next request, which may be settled as
+    # well.
+    while settled := [item for item in core.pool.overdue(now_us) if _is_moot(core, item)]:
+        for pending in settled:
+            core.pool.settle(pending.request.message, core.timeout_us)
     overdue = core.pool.overdue(now_us)
-    for pending in overdue:
-        message = pending.request.message
-        if core.sessions.is_settled(message) or core.sessions.is_expired(message):
-            core.pool.settle(message, core.timeout_us)
-    if overdue:
-        overdue = core.pool.overdue(now_us)
     rejoin_overdue = amnesia.is_overdue(core)
     suspects = bool(overdue) or suspicion.unreachable_fired or rejoin_overdue
     if suspects and not suspicion.mine:
