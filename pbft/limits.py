@@ -63,6 +63,10 @@ class ProtocolLimits:
     """Records that one operation of the service may read and write."""
     record_bytes_per_operation: int = 64 * MIB
     """Bytes of the records that one operation reads and writes: bounds its time and its memory."""
+    results_bytes_per_request: int = 4 * MIB
+    """Once a request's results reach it, its further operations are not executed."""
+    results_bytes_per_batch: int = 16 * MIB
+    """The same for all requests of a batch: bounds what executing one batch can allocate."""
     result_bytes: int = 4 * MIB
     """One result; more than twice operation_bytes, so that whatever could be put can be read."""
 

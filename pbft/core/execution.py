@@ -67,6 +67,7 @@ def _execute_batch(core: Core, slot: Slot, batch: VerifiedBatch | None) -> None:
             core.agreed_time_us = batch.time_us
             encoded = batch.time_us.to_bytes(8, "big")
             core.state.domain(CORE_DOMAIN).put(AGREED_TIME_KEY, 0, encoded)
+        core.results_room = core.genesis.limits.results_bytes_per_batch
         for request in batch.requests:
             _execute_request(core, slot.sequence, request)
         count = len(batch.requests)
@@ -116,8 +117,19 @@ def _execute_operations(core: Core, sequence: int, message: Request) -> tuple[by
     replica = core.genesis.replica_with_key(message.client)
     if replica is not None:
         return (_execute_rejoin(core, sequence, replica, message.session),)
-    execute, time_us, client = core.service.execute, core.agreed_time_us, message.client
-    return tuple([execute(operation, time_us, client) for operation in message.operations])
+    limits, service = core.genesis.limits, core.service
+    time_us, client = core.agreed_time_us, message.client
+    results: list[bytes] = []
+    room = min(limits.results_bytes_per_request, core.results_room)
+    for operation in message.operations:
+        if room > 0:
+            result = service.execute(operation, time_us, client)
+        else:
+            result = service.exhausted()
+        room -= len(result)
+        core.results_room -= len(result)
+        results.append(result)
+    return tuple(results)
 
 
 def _execute_rejoin(core: Core, sequence: int, replica: ReplicaId, incarnation: int) -> bytes:

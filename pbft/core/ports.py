@@ -152,6 +152,11 @@ class Service(Protocol):
         """Applies one operation and returns its result. Never raises for any bytes."""
         ...
 
+    def exhausted(self) -> bytes:
+        """The result of an operation that is not executed, because those before it in its request
+        or batch answered as much as one may (results_bytes_per_request, _per_batch)."""
+        ...
+
     def query(self, query: bytes, agreed_time_us: Micros) -> bytes:
         """Answers a read without changing anything. Never raises for any bytes."""
         ...

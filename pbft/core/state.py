@@ -215,6 +215,8 @@ class Core:
     executed: SequenceNumber = 0
     """Last executed sequence; below h while the state is still to come."""
     agreed_time_us: Micros = 0
+    results_room: int = 0
+    """Bytes of results that the batch under execution may still produce."""
     checkpoints: dict[SequenceNumber, dict[ReplicaId, Authenticated[Checkpoint]]] = field(
         default_factory=dict
     )

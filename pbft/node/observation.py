@@ -179,6 +179,10 @@ class ObservedService:
         self._metrics.on_operation(kind_of_operation(operation), is_error(result))
         return result
 
+    def exhausted(self) -> bytes:
+        """See Service.exhausted."""
+        return self._service.exhausted()
+
     def query(self, query: bytes, agreed_time_us: Micros) -> bytes:
         """See Service."""
         result = self._service.query(query, agreed_time_us)

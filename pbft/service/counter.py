@@ -24,6 +24,10 @@ class Counter:
         self._records.put(COUNT, 0, b"%d" % count)
         return b"%d" % count
 
+    def exhausted(self) -> bytes:
+        """What is not executed says so."""
+        return b"error"
+
     def query(self, query: bytes, agreed_time_us: Micros) -> bytes:
         """The count; `error` for anything but `read`."""
         if query != b"read":

@@ -5,7 +5,7 @@ from google.protobuf.message import DecodeError
 from pbft.limits import ProtocolLimits
 from pbft.service.api import FIRST_SERVICE_DOMAIN, State
 from pbft.service.kv.branches import run_transaction
-from pbft.service.kv.errors import OperationError, invalid_argument, key_not_found
+from pbft.service.kv.errors import OperationError, StatusCode, invalid_argument, key_not_found
 from pbft.service.kv.operations import (
     require_key,
     require_lease,
@@ -67,6 +67,11 @@ class KeyValueStore:
             return self._execute(request)
         except OperationError as error:
             return _encode_error(error)
+
+    def exhausted(self) -> bytes:
+        """See Service.exhausted."""
+        error = OperationError(StatusCode.RESOURCE_EXHAUSTED, "too many results in one request")
+        return _encode_error(error)
 
     def query(self, query: bytes, agreed_time_us: Micros) -> bytes:
         """Answers a range. The header is left out unless the query asks `with_revision`: answers
