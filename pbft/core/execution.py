@@ -41,6 +41,7 @@ def reload_replicated(core: Core) -> None:
 def advance(core: Core) -> bool:
     """Executes every decided batch that is next. Returns whether anything was executed."""
     progressed = False
+    before = core.executed
     installing = core.transfer is not None and core.transfer.installing
     while not core.diverged and not installing:
         slot = core.log.get(core.executed + 1)
@@ -51,7 +52,7 @@ def advance(core: Core) -> bool:
             break
         _execute_batch(core, slot, slot.bodies.get(digest))
         progressed = True
-    if progressed and core.executed <= core.log_floor:
+    if progressed and before < core.log_floor:
         # Caught up with by commit certificates: nobody else needs them from here.
         checkpoint.discard(core)
     return progressed
