@@ -21,7 +21,7 @@ DIR ?= .pbft
 SEEDS ?= 0..100
 REPLICAS ?= 4,5,6,7
 
-.PHONY: help install run test lint types protos mutants lock sim bench bench-etcd chaos clean
+.PHONY: help install run test lint types protos mutants lock sim bench bench-etcd chaos durability clean
 
 help:
 	@echo "make run        a cluster of 4 processes, killed and corrupted while it serves"
@@ -30,6 +30,7 @@ help:
 	@echo "make bench      operations per second of a cluster on this machine"
 	@echo "make bench-etcd the same against a three-node etcd, when etcd is installed"
 	@echo "make chaos      two minutes of kill -9 under load, history checked"
+	@echo "make durability kill -9 of all replicas at once, 50 times; lost and rolled-back disks"
 	@echo "make mutants    breaks the code line by line: the tests must notice each time"
 	@echo "make protos     generates pbft/wire from proto/;  make lock: renews requirements.lock"
 
@@ -88,6 +89,9 @@ bench-etcd: $(INSTALLED)
 
 chaos: $(INSTALLED)
 	$(BIN)/python -m tests.process.chaos
+
+durability: $(INSTALLED)
+	$(BIN)/python -m tests.process.durability
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .coverage*

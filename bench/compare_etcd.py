@@ -19,7 +19,7 @@ from bench.local_cluster import fresh_cluster
 from pbft.cli.bench import measure
 from pbft.cli.load import Measurement, Operation, Plan, Workload, operations_of, run_load
 from pbft.cli.output import FORMATS, print_table
-from pbft_client.grpc_environment import grpc
+from pbft.grpc_environment import grpc
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from pbft.cli.failure import CommandFailed
 from pbft.cli.testnet import HOST, choose_ports
-from pbft_client.grpc_environment import aio, grpc
+from pbft.grpc_environment import aio, grpc
 
 NODES = 3
 START_SECONDS = 30.0

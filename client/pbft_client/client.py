@@ -11,6 +11,7 @@ from typing import Literal, Self, TypeAlias
 
 from pbft.crypto.keys import load_key_pair
 from pbft.crypto.signing import ClientSigner
+from pbft.crypto.tls import TlsIdentity, load_identity
 from pbft.errors import ConfigurationError
 from pbft.genesis import Genesis, parse_genesis
 from pbft.messages import Consistency
@@ -18,7 +19,6 @@ from pbft_client import kv
 from pbft_client.cluster_file import ClusterFile, load_cluster_file
 from pbft_client.engine import ClientSettings, Engine, Settled
 from pbft_client.errors import InvalidCall
-from pbft_client.grpc_environment import grpc
 from pbft_client.results import (
     CasResult,
     DeleteResult,
@@ -61,12 +61,14 @@ class Client:
         *,
         timeout: float = 10.0,
         settings: ClientSettings | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
+        certificate: str | Path | None = None,
     ) -> Self:
         """Connects to a cluster described by its cluster.toml.
 
-        `key`: the client's private key file, by default the one that cluster.toml names. `timeout`:
-        seconds until enough replicas must be connected. `credentials` of None means plain text.
+        `key`: the client's private key file, by default the one that cluster.toml names.
+        `certificate`: its TLS certificate with the private key of that, by default the one that
+        cluster.toml names, or for another key the file beside it that ends in .pem. `timeout`:
+        seconds until enough replicas must be connected.
         Raises ConfigurationError, or TooFewAnswers if too few replicas can be reached.
         """
         if not isinstance(cluster, ClusterFile):
@@ -77,7 +79,10 @@ class Client:
             raise ConfigurationError("cluster.toml names no key: give the client's key file")
         signer = ClientSigner(load_key_pair(key_file), genesis.cluster_id)
         addresses = [replica.client for replica in cluster.replicas]
-        engine = Engine(genesis, signer, addresses, settings or ClientSettings(), credentials)
+        identity = _load_identity(
+            cluster, key_file, None if certificate is None else Path(certificate)
+        )
+        engine = Engine(genesis, signer, addresses, settings or ClientSettings(), identity)
         await engine.start(timeout)
         return cls(engine)
 
@@ -230,3 +235,19 @@ def _load_genesis(cluster: ClusterFile) -> Genesis:
             f"{len(genesis.replicas)}: they belong to different clusters"
         )
     return genesis
+
+
+def _load_identity(
+    cluster: ClusterFile, key_file: Path, certificate: Path | None
+) -> TlsIdentity | None:
+    """What this client shows and trusts; None where cluster.toml says `insecure`."""
+    if cluster.insecure:
+        return None
+    if cluster.authority is None:
+        raise ConfigurationError(
+            "cluster.toml names no authority, so nothing would tell who answers: name its "
+            "certificate, or write insecure = true if the network itself is trusted"
+        )
+    if certificate is None and key_file == cluster.key:
+        certificate = cluster.certificate
+    return load_identity(cluster.authority, certificate or key_file.with_suffix(".pem"))

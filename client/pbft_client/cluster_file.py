@@ -14,7 +14,8 @@ from typing import Any
 
 from pbft.errors import ConfigurationError
 
-_KEYS = {"genesis", "key", "certificate", "authority", "replicas"}
+_FILES = ("genesis", "key", "certificate", "authority", "operator")
+_KEYS = {*_FILES, "insecure", "replicas"}
 _REPLICA_KEYS = {"client", "admin"}
 
 
@@ -38,19 +39,25 @@ class ClusterFile:
     key: Path | None = None
     """Private key used when the caller names none."""
     certificate: Path | None = None
-    """TLS certificate that goes with `key`."""
+    """TLS certificate, with its private key, that goes with `key`."""
     authority: Path | None = None
     """Certificate of the cluster's certificate authority."""
+    operator: Path | None = None
+    """The operator's TLS certificate with its private key: for commands that change a replica."""
+    insecure: bool = False
+    """Plain text: nothing but the signatures tells who answers."""
 
 
 def dump_cluster_file(cluster: ClusterFile, directory: Path) -> str:
     """The text of a cluster.toml that will lie in `directory`; paths below it become relative."""
     lines = ["# Where the replicas of one cluster listen, for clients.", ""]
-    for name in ("genesis", "key", "certificate", "authority"):
+    for name in _FILES:
         path: Path | None = getattr(cluster, name)
         if path is not None:
             shown = path.relative_to(directory) if path.is_relative_to(directory) else path
             lines.append(f"{name} = {_quote(str(shown))}")
+    if cluster.insecure:
+        lines.append("insecure = true")
     for replica in cluster.replicas:
         lines += ["", "[[replicas]]", f"client = {_quote(replica.client)}"]
         if replica.admin is not None:
@@ -77,12 +84,17 @@ def load_cluster_file(path: Path) -> ClusterFile:
     replicas = document.get("replicas")
     if not isinstance(replicas, list) or not replicas:
         raise ConfigurationError(f"{path} needs one [[replicas]] table per replica")
+    insecure = document.get("insecure", False)
+    if not isinstance(insecure, bool):
+        raise ConfigurationError(f"insecure in {path} must be true or false")
     return ClusterFile(
         genesis=_path(document, "genesis", path),
         replicas=tuple(_replica(table, index, path) for index, table in enumerate(replicas)),
         key=_optional_path(document, "key", path),
         certificate=_optional_path(document, "certificate", path),
         authority=_optional_path(document, "authority", path),
+        operator=_optional_path(document, "operator", path),
+        insecure=insecure,
     )
 
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from pbft.codec import encode_client_item
+from pbft.crypto.handshake import is_nonce_of
 from pbft.crypto.signing import ClientSigner
+from pbft.crypto.tls import TlsIdentity, server_name
 from pbft.crypto.verifier import ReplicaVerifier
 from pbft.errors import Reason, Rejected
 from pbft.genesis import Genesis
@@ -43,7 +45,6 @@ from pbft_client.errors import (
     TooFewAnswers,
 )
 from pbft_client.gathering import Call, Transmission
-from pbft_client.grpc_environment import grpc
 from pbft_client.link import ReplicaLink
 from pbft_client.reads import Reads, ReadSettings, ReadSettlement
 from pbft_client.session import REQUEST_OVERHEAD_BYTES, Session, SessionSettings, Settlement
@@ -89,9 +90,10 @@ class Engine:
         signer: ClientSigner,
         addresses: Sequence[str],
         settings: ClientSettings,
-        credentials: grpc.ChannelCredentials | None,
+        identity: TlsIdentity | None,
     ) -> None:
-        """`addresses`: of replica i's client listener at position i."""
+        """`addresses`: of replica i's client listener at position i; `identity` of None means plain
+        text."""
         self._loop = asyncio.get_running_loop()
         self._genesis = genesis
         self._signer = signer
@@ -103,7 +105,7 @@ class Engine:
         self.reads = Reads(genesis, secrets.randbits(64), random, settings.reads)
         self._deadlines: Deadlines[PendingCall] = Deadlines()
         self._links = [
-            ReplicaLink(replica, address, self, credentials)
+            ReplicaLink(replica, address, self, identity, server_name(genesis.cluster_id, replica))
             for replica, address in enumerate(addresses)
         ]
         self._link_news = asyncio.Event()
@@ -193,9 +195,11 @@ class Engine:
     # What the links tell (LinkOwner).
 
     def hello(self, replica: ReplicaId, challenge: GatewayChallenge) -> bytes:
-        """Answers a challenge of this cluster."""
+        """Answers a challenge of this replica: a Hello for one could be presented to another."""
         if challenge.cluster_id != self._genesis.cluster_id:
             raise Rejected(Reason.WRONG_DOMAIN, "another cluster")
+        if not is_nonce_of(challenge.nonce, self._genesis.replicas[replica]):
+            raise Rejected(Reason.SENDER_MISMATCH, "the challenge is another replica's")
         hello = Hello(Role.CLIENT, self._signer.client, challenge.nonce)
         return encode_client_item(self._signer.sign(hello))
 

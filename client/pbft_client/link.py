@@ -18,11 +18,12 @@ from pbft.codec import (
     decode_gateway_item,
     encode_client_frame,
 )
+from pbft.crypto.tls import TlsIdentity
 from pbft.errors import Reason, Rejected
+from pbft.grpc_environment import aio, grpc
 from pbft.limits import MIB, TRANSPORT_BYTES_MAX
 from pbft.messages import GatewayChallenge, GatewayItem
 from pbft.types import ReplicaId
-from pbft_client.grpc_environment import aio, grpc
 
 METHOD = "/pbft.wire.Gateway/Connect"
 FRAME_BYTES = 1 * MIB
@@ -83,9 +84,11 @@ class ReplicaLink:
         replica: ReplicaId,
         address: str,
         owner: LinkOwner,
-        credentials: grpc.ChannelCredentials | None,
+        identity: TlsIdentity | None,
+        server_name: str,
     ) -> None:
-        """`address` is host:port; `credentials` of None means plain text."""
+        """`address` is host:port; `identity` of None means plain text, otherwise `server_name` must
+        stand in the replica's certificate."""
         self.replica = replica
         self.is_up = False
         self.trouble: str | None = "is not connected yet"
@@ -96,7 +99,14 @@ class ReplicaLink:
         """Attempts that ended."""
         self._address = address
         self._owner = owner
-        self._credentials = credentials
+        self._server_name = server_name
+        self._credentials = (
+            None
+            if identity is None
+            else grpc.ssl_channel_credentials(
+                identity.authority, identity.key, identity.certificate
+            )
+        )
         self._queue: deque[bytes] = deque()
         self._queue_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -163,10 +173,12 @@ class ReplicaLink:
 
     async def _attempt(self) -> str:
         """One channel and one stream until it ends; returns or raises what ended it."""
-        options = list(_OPTIONS)
+        options: list[tuple[str, int | str]] = list(_OPTIONS)
         if self._credentials is None:
             channel = aio.insecure_channel(self._address, options=options)
         else:
+            # Addresses are not in the genesis, so no certificate could name them.
+            options.append(("grpc.ssl_target_name_override", self._server_name))
             channel = aio.secure_channel(self._address, self._credentials, options=options)
         try:
             self._call = channel.stream_stream(METHOD)()

@@ -10,7 +10,6 @@ from typing import Any, Self, TypeVar
 from pbft_client.client import Client, ReadConsistency
 from pbft_client.cluster_file import ClusterFile
 from pbft_client.engine import ClientSettings
-from pbft_client.grpc_environment import grpc
 from pbft_client.results import (
     CasResult,
     DeleteResult,
@@ -44,14 +43,14 @@ class SyncClient:
         *,
         timeout: float = 10.0,
         settings: ClientSettings | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
+        certificate: str | Path | None = None,
     ) -> Self:
         """Connects; see Client.connect."""
         client = cls()
         try:
             client._client = client._run(
                 Client.connect(
-                    cluster, key, timeout=timeout, settings=settings, credentials=credentials
+                    cluster, key, timeout=timeout, settings=settings, certificate=certificate
                 )
             )
         except BaseException:

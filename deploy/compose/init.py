@@ -93,8 +93,7 @@ def make_testnet(testnet: Path, replicas: int) -> None:
     command = ["testnet", "init", "--replicas", str(replicas), "--out", str(testnet)]
     command += ["--base-port", str(BASE_PORT), "--listen", "0.0.0.0", "--peer-host", "peer{}"]
     command += ["--client-host", os.environ["PBFT_PUBLISH_ADDRESS"]]
-    # The peers meet on a network that nothing else is on.
-    command += ["--insecure", "--write-out", "json"]
+    command += ["--write-out", "json"]
     with redirect_stdout(io.StringIO()):
         # Its account names a directory that is about to go.
         code = run(command)
@@ -115,11 +114,12 @@ def deal_to_replica(testnet: Path, replica: int, volume: Path) -> None:
 
 
 def deal_to_clients(testnet: Path) -> None:
-    """All that is not a replica's, and a second file of addresses for the client network."""
+    """All that is neither a replica's nor the authority's private key, which nobody keeps, and a
+    second file of addresses for the client network."""
     for path in testnet.iterdir():
         if path.is_file() and path.name != CLUSTER:
             shutil.copy(path, CLIENTS)
-        elif path.is_dir() and not path.name.startswith("replica"):
+        elif path.is_dir() and not path.name.startswith(("replica", "authority")):
             shutil.copytree(path, CLIENTS / path.name)
     shutil.copy(testnet / CLUSTER, CLIENTS / f"{CLUSTER}.partial")
     inside = addresses_inside(load_cluster_file(CLIENTS / f"{CLUSTER}.partial"))

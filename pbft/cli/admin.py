@@ -6,11 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pbft.cli.failure import CommandFailed
 
+if TYPE_CHECKING:
+    import ssl
+
 ANSWER_SECONDS = 2.0
+COMMAND_SECONDS = 10.0
+"""A command is carried out between two turns of the replica's event loop."""
 ANSWER_BYTES_MAX = 1 << 20
 
 
@@ -49,12 +54,55 @@ def admin_addresses(cluster_file: Path) -> list[str]:
 
 def get(address: str, path: str, timeout_seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
     """One HTTP GET: status code and body. Raises OSError if nobody answers as HTTP in time."""
+    return _request(address, "GET", path, timeout_seconds)
+
+
+def post(cluster_file: Path, replica: int, path: str, document: object) -> tuple[int, bytes]:
+    """One HTTP POST of a JSON document, by TLS as the operator unless the cluster file says
+    `insecure`: status code and body.
+
+    Raises OSError as `get`, CommandFailed if the cluster file names no operator's certificate.
+    """
+    from pbft.genesis import parse_genesis
+    from pbft_client.cluster_file import load_cluster_file
+
+    address = admin_addresses(cluster_file)[replica]
+    body = json.dumps(document).encode()
+    cluster = load_cluster_file(cluster_file)
+    if cluster.insecure:
+        return _request(address, "POST", path, COMMAND_SECONDS, body)
+    if cluster.operator is None or cluster.authority is None:
+        raise CommandFailed(
+            f"{cluster_file} names no `operator` certificate and `authority`: only the operator "
+            "may change a replica"
+        )
+    from pbft.crypto.tls import load_identity, server_name
+
+    context = load_identity(cluster.authority, cluster.operator).client_context()
+    name = server_name(parse_genesis(cluster.genesis.read_bytes()).cluster_id, replica)
+    return _request(address, "POST", path, COMMAND_SECONDS, body, (context, name))
+
+
+def _request(
+    address: str,
+    method: str,
+    path: str,
+    timeout_seconds: float,
+    body: bytes | None = None,
+    security: "tuple[ssl.SSLContext, str] | None" = None,
+) -> tuple[int, bytes]:
+    """`security`: how to do TLS, and what the other end must be called."""
     import http.client
 
     host, _, port = address.rpartition(":")
     connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_seconds)
     try:
-        connection.request("GET", path)
+        if security is not None:
+            connection.connect()
+            context, name = security
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=name)
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        connection.request(method, path, body, headers)
         response = connection.getresponse()
         return response.status, response.read(ANSWER_BYTES_MAX)
     except http.client.HTTPException as error:

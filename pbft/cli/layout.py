@@ -40,6 +40,25 @@ class Layout:
         """Private key of client number `client`."""
         return self.clients_directory / f"{client}.key"
 
+    def client_certificate_file(self, client: int) -> Path:
+        """TLS certificate, with its private key, of client number `client`."""
+        return self.clients_directory / f"{client}.pem"
+
+    @property
+    def authority_file(self) -> Path:
+        """Certificate of the authority that signed all others; everybody has it."""
+        return self.directory / "authority.pem"
+
+    @property
+    def authority_key_file(self) -> Path:
+        """The authority's private key: only to make more certificates."""
+        return self.directory / "authority" / "authority.key"
+
+    @property
+    def operator_file(self) -> Path:
+        """The operator's TLS certificate with its private key."""
+        return self.directory / "operator" / "operator.pem"
+
     def replica_directory(self, replica: int) -> Path:
         """Everything that belongs to one replica alone."""
         return self.directory / f"replica{replica}"
@@ -51,6 +70,10 @@ class Layout:
     def replica_key_file(self, replica: int) -> Path:
         """The replica's private key: its own directory, so that a container can mount it alone."""
         return self.replica_directory(replica) / "replica.key"
+
+    def replica_certificate_file(self, replica: int) -> Path:
+        """The replica's TLS certificate with its private key."""
+        return self.replica_directory(replica) / "replica.pem"
 
     def data_directory(self, replica: int) -> Path:
         """Vote log and state; made by `pbft storage init`."""

@@ -19,8 +19,11 @@ COMMANDS: Mapping[str, str] = {
     "kv": "pbft.cli.kv:kv",
     "cluster": "pbft.cli.cluster:cluster",
     "fault": "pbft.cli.fault:fault",
+    "log": "pbft.cli.log:log",
+    "demo": "pbft.cli.demo:demo",
     "sim": "pbft.cli.sim:sim",
     "bench": "pbft.cli.bench:bench",
+    "top": "pbft.cli.top:top",
     "main-job": "pbft.cli.main_job:main_job",
 }
 """Where each command is defined: only what is asked for gets imported."""

@@ -48,6 +48,15 @@ class Observer:
             lambda statuses: statuses[replica].reachable or None, f"replica {replica} is silent"
         )
 
+    async def wait_until_all_work(self) -> View:
+        """The view in which every replica works normally."""
+
+        def united(statuses: Sequence[ReplicaStatus]) -> View | None:
+            views = {one.view if one.mode == NORMAL else None for one in statuses}
+            return views.pop() if len(views) == 1 else None
+
+        return await self._wait(united, "not all replicas work in one view")
+
     async def wait_until_voting(self, replica: ReplicaId) -> None:
         """Until a replica that was started again is as far as the others were when this was
         called, works in their view, and has sent commits since its start.

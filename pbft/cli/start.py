@@ -22,12 +22,18 @@ from pbft.cli.storage import configuration_option
     metavar="NAME[:KEY=VALUE,...]",
     help="Misbehave from the start, e.g. wrong-reply; needs --allow-fault-injection.",
 )
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Plain text in place of TLS: for a network that is itself trusted.",
+)
 @click.option("--data", type=click.Path(), help="The data directory, in place of the file's.")
 @click.option("--pipeline-depth", type=click.IntRange(min=1), help="In place of the file's.")
 def start(
     configuration_file: Path,
     allow_fault_injection: bool,
     faults: tuple[str, ...],
+    insecure: bool,
     data: str | None,
     pipeline_depth: int | None,
 ) -> None:
@@ -35,6 +41,8 @@ def start(
     flags: dict[str, str] = {}
     if allow_fault_injection:
         flags["allow_fault_injection"] = "true"
+    if insecure:
+        flags["insecure"] = "true"
     if faults:
         flags["faults"] = " ".join(faults)
     if data is not None:
@@ -48,4 +56,6 @@ def start(
     configuration = load_configuration(configuration_file, flags)
     if configuration.faults:
         say(f"replica {configuration.replica} will misbehave: {', '.join(configuration.faults)}")
+    if configuration.insecure:
+        say("warning: plain text, nothing but signatures tells who connects")
     run_replica(configuration)

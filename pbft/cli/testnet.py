@@ -9,7 +9,7 @@ import click
 
 from pbft.cli.failure import CommandFailed
 from pbft.cli.layout import COMMAND_CLIENT, Layout
-from pbft.cli.options import format_option
+from pbft.cli.options import directory_option, format_option
 from pbft.cli.output import print_json, say
 from pbft.quorum import MAX_REPLICAS, MIN_REPLICAS
 
@@ -105,7 +105,7 @@ def testnet() -> None:
 @click.option(
     "--insecure",
     is_flag=True,
-    help="Plain text, for a network that is itself trusted.",
+    help="Plain text, no certificates: for a network that is itself trusted.",
 )
 @format_option
 def init(
@@ -126,9 +126,28 @@ def init(
         print_json({"directory": str(directory), "replicas": replicas, "clients": clients})
         return
     say(f"{directory}: a cluster of {replicas} replicas, {clients} client keys")
+    if insecure:
+        say("warning: it talks in plain text, and nothing but signatures tells who connects")
     configuration = layout.configuration_file(0)
     say(f"next, for each replica: pbft storage init --config {configuration}")
     say(f"                        pbft start --config {configuration}")
+
+
+@testnet.command()
+@directory_option
+def renew(directory: Path) -> None:
+    """Make all certificates anew, before they expire, by the same authority.
+
+    A replica takes its own when it starts: restart them one after the other.
+    """
+    from pbft.cli.certificates import renew_certificates
+    from pbft.genesis import parse_genesis
+
+    layout = Layout(directory.absolute())
+    if not layout.authority_key_file.exists():
+        raise CommandFailed(f"{layout.authority_key_file} is not there: nothing else can sign")
+    count = renew_certificates(layout, parse_genesis(layout.genesis_file.read_bytes()))
+    say(f"{directory}: {count} new certificates; restart the replicas one after the other")
 
 
 def create_testnet(
@@ -146,6 +165,7 @@ def create_testnet(
     """
     import secrets
 
+    from pbft.cli.certificates import create_certificates
     from pbft.crypto.keys import generate_key_pair, save_key_pair
     from pbft.genesis import Genesis, dump_genesis, parse_genesis
 
@@ -161,6 +181,7 @@ def create_testnet(
             clients=frozenset(key.public for key in client_keys),
         )
     )
+    genesis = parse_genesis(document)
     layout.genesis_file.write_bytes(document)
     for client, key in enumerate(client_keys):
         save_key_pair(layout.client_key_file(client), key)
@@ -170,10 +191,10 @@ def create_testnet(
         if initialise_storage:
             from pbft.storage import directory as storage
 
-            storage.create(
-                layout.data_directory(replica), parse_genesis(document).cluster_id, replica
-            )
-    _write_cluster_file(layout, ports, hosts)
+            storage.create(layout.data_directory(replica), genesis.cluster_id, replica)
+    if not insecure:
+        create_certificates(layout, genesis)
+    _write_cluster_file(layout, ports, hosts, insecure)
     return layout
 
 
@@ -208,13 +229,17 @@ def _write_configuration(
             for other, address in enumerate(ports)
             if other != replica
         },
+        certificate=None if insecure else layout.replica_certificate_file(replica),
+        authority=None if insecure else layout.authority_file,
         insecure=insecure,
     )
     path = layout.configuration_file(replica)
     path.write_text(dump_configuration(configuration, relative_to=path.parent))
 
 
-def _write_cluster_file(layout: Layout, ports: Sequence[ReplicaPorts], hosts: Hosts) -> None:
+def _write_cluster_file(
+    layout: Layout, ports: Sequence[ReplicaPorts], hosts: Hosts, insecure: bool
+) -> None:
     from pbft_client.cluster_file import ClusterFile, ReplicaAddresses, dump_cluster_file
 
     names = [Hosts.of(hosts.client, replica) for replica in range(len(ports))]
@@ -225,6 +250,10 @@ def _write_cluster_file(layout: Layout, ports: Sequence[ReplicaPorts], hosts: Ho
             for name, one in zip(names, ports, strict=True)
         ),
         key=layout.client_key_file(COMMAND_CLIENT),
+        certificate=None if insecure else layout.client_certificate_file(COMMAND_CLIENT),
+        authority=None if insecure else layout.authority_file,
+        operator=None if insecure else layout.operator_file,
+        insecure=insecure,
     )
     partial = layout.cluster_file.with_suffix(".partial")
     partial.write_text(dump_cluster_file(cluster, layout.directory))

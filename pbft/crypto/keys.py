@@ -74,8 +74,8 @@ def require_private_directory(path: Path) -> None:
         )
 
 
-def save_key_pair(path: Path, key_pair: KeyPair) -> None:
-    """Writes a new key file with mode 0600, and its directory with mode 0700 if it is not there.
+def write_private_file(path: Path, data: bytes) -> None:
+    """Writes a new file with mode 0600, and its directory with mode 0700 if it is not there.
 
     Raises ConfigurationError if the file exists (a key is never overwritten), if the directory is
     open to others, or if writing fails.
@@ -84,24 +84,24 @@ def save_key_pair(path: Path, key_pair: KeyPair) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(key_pair.seed.hex().encode() + b"\n")
+            file.write(data)
     except FileExistsError as error:
         raise ConfigurationError(f"the key file {path} exists; it is not overwritten") from error
     except OSError as error:
         raise ConfigurationError(f"cannot write the key file {path}: {error.strerror}") from error
 
 
-def load_key_pair(path: Path) -> KeyPair:
-    """Reads a key file.
+def read_private_file(path: Path, bytes_max: int) -> bytes:
+    """The first `bytes_max` bytes of a file with secrets.
 
-    Raises ConfigurationError if it cannot be read, if the file (0600) or its directory (0700) is
-    open to others, or if it is not 64 hexadecimal digits.
+    Raises ConfigurationError if it cannot be read, or if the file (0600) or its directory (0700) is
+    open to others.
     """
     require_private_directory(path.parent)
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            text = file.read(_FILE_BYTES_MAX + 1)
+            data = file.read(bytes_max)
     except OSError as error:
         raise ConfigurationError(f"cannot read the key file {path}: {error.strerror}") from error
     if mode & _OTHERS:
@@ -109,6 +109,20 @@ def load_key_pair(path: Path) -> KeyPair:
             f"the key file {path} has mode {stat.S_IMODE(mode):04o}: others may read it; "
             f"run: chmod 600 {path} (and replace the key if it was exposed)"
         )
+    return data
+
+
+def save_key_pair(path: Path, key_pair: KeyPair) -> None:
+    """Writes a new key file. Raises ConfigurationError as `write_private_file`."""
+    write_private_file(path, key_pair.seed.hex().encode() + b"\n")
+
+
+def load_key_pair(path: Path) -> KeyPair:
+    """Reads a key file.
+
+    Raises ConfigurationError as `read_private_file`, or if it is not 64 hexadecimal digits.
+    """
+    text = read_private_file(path, _FILE_BYTES_MAX + 1)
     try:
         seed = bytes.fromhex(text.decode("ascii").strip())
     except ValueError:

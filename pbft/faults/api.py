@@ -55,6 +55,10 @@ class Behaviour(Protocol):
         """Sees what a peer sent before the core does. Optional for the caller."""
         ...
 
+    def hears(self, sender: ReplicaId) -> bool:
+        """Whether what this peer sends reaches the replica at all."""
+        ...
+
     def next_deadline_us(self) -> Micros | None:
         """When it wants `rewrite([], now)`: monotonic microseconds, None for never. A caller that
         ignores it only makes what is held back leave with the next step."""
@@ -94,6 +98,10 @@ class Rewriter:
 
     def observe(self, sender: ReplicaId, inbound: Inbound, now: Instant) -> None:
         """See Behaviour. Most behaviours look at nothing."""
+
+    def hears(self, sender: ReplicaId) -> bool:
+        """See Behaviour. Most behaviours are not deaf."""
+        return True
 
     def next_deadline_us(self) -> Micros | None:
         """See Behaviour. Most behaviours hold nothing back."""

@@ -53,6 +53,28 @@ class Drop(Rewriter):
         return () if self.takes_opportunity() else None
 
 
+class Partition(Rewriter):
+    """Neither speaks to some peers nor hears them; their links seem to be up."""
+
+    name = "partition"
+
+    def __init__(self, corruption: Corruption, peers: frozenset[ReplicaId]) -> None:
+        super().__init__(corruption)
+        self.peers = peers
+
+    def on_item(
+        self, item: PeerItem, recipients: tuple[ReplicaId, ...], now: Instant
+    ) -> Sequence[Effect] | None:
+        """Only to those on this side."""
+        if self.peers.isdisjoint(recipients):
+            return None
+        return [Send(to, item) for to in recipients if to not in self.peers]
+
+    def hears(self, sender: ReplicaId) -> bool:
+        """Only those on this side."""
+        return sender not in self.peers
+
+
 class Delay(Rewriter):
     """Holds what leaves for a while, and lets the pieces overtake each other."""
 

@@ -6,7 +6,7 @@ from pbft.core.effects import Effect
 from pbft.core.settings import MILLISECOND
 from pbft.errors import ConfigurationError
 from pbft.faults.api import Behaviour, Corruption
-from pbft.faults.delivery import Delay, Drop, Replay, Silent, SlowPrimary
+from pbft.faults.delivery import Delay, Drop, Partition, Replay, Silent, SlowPrimary
 from pbft.faults.primary import (
     BadSignature,
     Censor,
@@ -67,6 +67,19 @@ def _delay(
     return build
 
 
+def _partition(corruption: Corruption, options: Options) -> Behaviour:
+    _refuse_unknown(options, "peers")
+    if "peers" not in options:
+        return Partition(corruption, frozenset(corruption.others))
+    peers = set()
+    for text in options["peers"].split(","):
+        if not text.isdecimal() or int(text) not in corruption.others:
+            known = ",".join(map(str, corruption.others))
+            raise ConfigurationError(f"partition: peers are some of {known}, not {text!r}")
+        peers.add(int(text))
+    return Partition(corruption, frozenset(peers))
+
+
 BEHAVIOURS: Mapping[str, Callable[[Corruption, Options], Behaviour]] = {
     BadSignature.name: _plain(BadSignature),
     Censor.name: _censor,
@@ -89,7 +102,13 @@ BEHAVIOURS: Mapping[str, Callable[[Corruption, Options], Behaviour]] = {
     WrongNewView.name: _plain(WrongNewView),
     WrongReply.name: _plain(WrongReply),
 }
-"""Every behaviour that can be asked for by name, in alphabetical order."""
+"""Every behaviour that the simulator draws from, in alphabetical order."""
+ON_DEMAND: Mapping[str, Callable[[Corruption, Options], Behaviour]] = {
+    **BEHAVIOURS,
+    Partition.name: _partition,
+}
+"""Every behaviour that can be asked for by name. The simulator has cuts of its own, and what it
+draws from must not change: its seeds stand for what they drew."""
 
 
 def make_behaviour(
@@ -97,12 +116,14 @@ def make_behaviour(
 ) -> Behaviour:
     """The behaviour of this name for one replica.
 
-    Options: equivocate takes split=half|weak|one, censor client=KEY, delay and slow-primary ms=N.
-    Raises ConfigurationError for an unknown name or option, saying what is known.
+    Options: equivocate takes split=half|weak|one, censor client=KEY, delay and slow-primary ms=N,
+    partition peers=I,I. Raises ConfigurationError for an unknown name or option, saying what is
+    known.
     """
-    build = BEHAVIOURS.get(name)
+    build = ON_DEMAND.get(name)
     if build is None:
-        raise ConfigurationError(f"no behaviour {name!r}; known are {', '.join(BEHAVIOURS)}")
+        known = ", ".join(sorted(ON_DEMAND))
+        raise ConfigurationError(f"no behaviour {name!r}; known are {known}")
     return build(corruption, options or {})
 
 
@@ -128,6 +149,10 @@ class Several:
         """See Behaviour."""
         for behaviour in self.behaviours:
             behaviour.observe(sender, inbound, now)
+
+    def hears(self, sender: ReplicaId) -> bool:
+        """See Behaviour: one that is deaf is enough."""
+        return all(behaviour.hears(sender) for behaviour in self.behaviours)
 
     def next_deadline_us(self) -> Micros | None:
         """See Behaviour."""

@@ -1,33 +1,51 @@
-"""The admin listener: /livez, /readyz, /metrics, /status over HTTP (operations.md section 5).
+"""The admin listener: /livez, /readyz, /metrics, /status, /events over HTTP (operations.md section
+5).
 
 It runs in threads of its own, so that a replica whose event loop is blocked can still be seen. It
-changes nothing.
+changes nothing, except where a replica allows fault injection: POST /faults, which takes the
+operator's certificate (`pbft.node.admin_tls`).
 """
 
 import json
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from pbft.errors import ConfigurationError
+from pbft.node.admin_tls import AdminSecurity
+from pbft.node.event_stream import EventStream
+from pbft.node.faults import BODY_BYTES_MAX, FaultDesk
 from pbft.node.status import StatusBoard
 
 REQUEST_SECONDS = 5
 """A connection that says nothing for this long is closed."""
 POLL_SECONDS = 0.2
+NUMBER_DIGITS_MAX = 18
+"""Of a number in a query: what comes from outside is not turned into huge integers."""
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
+JSON_LINES = "application/jsonl"
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     board: StatusBoard
     registry: CollectorRegistry
+    events: EventStream
+    faults: FaultDesk | None
+    security: AdminSecurity | None
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A connection that breaks, or that TLS refuses, is no news; anything else is a bug."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -35,6 +53,24 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "pbft"
     sys_version = ""
     server: _Server
+    may_command = False
+
+    def setup(self) -> None:
+        """Finds out who is there."""
+        if self.server.security is None:
+            self.may_command = True
+        else:
+            self.request, self.may_command = self.server.security.accept(
+                self.request, REQUEST_SECONDS
+            )
+        super().setup()
+
+    def finish(self) -> None:
+        """Ends the connection; the server itself knows only the plain one below TLS."""
+        try:
+            super().finish()
+        finally:
+            self.request.close()
 
     def do_GET(self) -> None:
         """Answers one request."""
@@ -50,10 +86,36 @@ class _Handler(BaseHTTPRequestHandler):
             case "/metrics":
                 body = generate_latest(self.server.registry)
                 self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, body)
+            case "/events":
+                self._answer_events(url.query)
+            case "/faults" if self.server.faults is not None:
+                self._answer_json(*self.server.faults.report())
             case _:
-                self._answer(
-                    HTTPStatus.NOT_FOUND, TEXT, b"try /livez /readyz?verbose /status /metrics\n"
-                )
+                known = "/livez /readyz?verbose /status /metrics /events?since=0"
+                self._answer(HTTPStatus.NOT_FOUND, TEXT, f"try {known}\n".encode())
+
+    def do_POST(self) -> None:
+        """Answers one command, if it comes from whoever may give one: the operator, or anybody
+        where TLS was given up on purpose."""
+        length = self.headers.get("Content-Length", "")
+        if urlsplit(self.path).path != "/faults" or self.server.faults is None:
+            self._answer(HTTPStatus.NOT_FOUND, TEXT, b"commands go to /faults\n")
+        elif self.headers.get("Content-Type") != JSON:
+            # A page in somebody's browser cannot send this type to another site.
+            self._answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, TEXT, b"commands are JSON\n")
+        elif not length.isdecimal() or len(length) > NUMBER_DIGITS_MAX:
+            self._answer(HTTPStatus.LENGTH_REQUIRED, TEXT, b"Content-Length is missing\n")
+        elif int(length) > BODY_BYTES_MAX:
+            self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TEXT, b"too long for a command\n")
+        else:
+            body = self.rfile.read(int(length))
+            if not self.may_command:
+                self._answer(HTTPStatus.FORBIDDEN, TEXT, b"only by TLS as the operator\n")
+                return
+            self._answer_json(*self.server.faults.command(body))
+
+    def _answer_json(self, code: HTTPStatus, document: dict[str, Any]) -> None:
+        self._answer(code, JSON, json.dumps(document).encode())
 
     def _answer_checks(self, checks: dict[str, bool], query: str) -> None:
         passed = all(checks.values())
@@ -63,6 +125,14 @@ class _Handler(BaseHTTPRequestHandler):
         lines.append("ok" if passed else "not ok")
         code = HTTPStatus.OK if passed else HTTPStatus.SERVICE_UNAVAILABLE
         self._answer(code, TEXT, ("\n".join(lines) + "\n").encode())
+
+    def _answer_events(self, query: str) -> None:
+        since = parse_qs(query).get("since", ["0"])[0]
+        if not since.isdecimal() or len(since) > NUMBER_DIGITS_MAX:
+            self._answer(HTTPStatus.BAD_REQUEST, TEXT, b"since must be a number\n")
+            return
+        body = self.server.events.page(int(since)).encode()
+        self._answer(HTTPStatus.OK, JSON_LINES, body)
 
     def _answer(self, code: HTTPStatus, content_type: str, body: bytes) -> None:
         self.send_response(code)
@@ -79,9 +149,17 @@ class AdminListener:
     """Serves one replica's board and metrics."""
 
     def __init__(
-        self, host: str, port: int, board: StatusBoard, registry: CollectorRegistry
+        self,
+        host: str,
+        port: int,
+        board: StatusBoard,
+        registry: CollectorRegistry,
+        events: EventStream,
+        faults: FaultDesk | None = None,
+        security: AdminSecurity | None = None,
     ) -> None:
-        """Listens at once; port 0 takes a free one. Raises ConfigurationError if it cannot."""
+        """Listens at once; port 0 takes a free one. `faults`: who takes commands; without
+        `security`, from anybody. Raises ConfigurationError if it cannot."""
         family = AF_INET6 if ":" in host else AF_INET
         server_class = type("_FamilyServer", (_Server,), {"address_family": family})
         try:
@@ -92,6 +170,9 @@ class AdminListener:
             ) from error
         self._server.board = board
         self._server.registry = registry
+        self._server.events = events
+        self._server.faults = faults
+        self._server.security = security
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(POLL_SECONDS,), name="admin", daemon=True
         )

@@ -5,7 +5,6 @@ Nothing here is part of what the cluster agrees on; that is the genesis. Secrets
 their own, which this file only names.
 """
 
-import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -40,16 +39,6 @@ class Address:
             raise ValueError(f"port {port} is above 65535")
         return cls(host, int(port))
 
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -70,12 +59,16 @@ class NodeConfiguration:
     admin_address: Address
     peers: Mapping[ReplicaId, Address]
     """Where each other replica listens for peers."""
+    certificate: Path | None = None
+    """The replica's TLS certificate and its private key."""
+    authority: Path | None = None
+    """Certificate of the authority that signed everybody's certificates."""
     pipeline_depth: int = PIPELINE_DEPTH_DEFAULT
     allow_fault_injection: bool = False
     faults: tuple[str, ...] = ()
     """Behaviours to start with, `NAME` or `NAME:KEY=VALUE,...`; needs `allow_fault_injection`."""
     insecure: bool = False
-    """Plain text although an address is not on loopback."""
+    """Plain text although nobody could then tell who connects but by the signatures."""
     timers: Timers = field(default_factory=Timers)
 
     def check_against(self, genesis: Genesis) -> None:
@@ -95,13 +88,14 @@ class NodeConfiguration:
             )
 
 
-_PATHS = frozenset({"genesis", "key", "data"})
+_OPTIONAL_PATHS = frozenset({"certificate", "authority"})
+_PATHS = frozenset({"genesis", "key", "data"}) | _OPTIONAL_PATHS
 _ADDRESSES = frozenset({"peer_address", "client_address", "admin_address"})
 _NUMBERS = frozenset({"replica", "pipeline_depth"})
 _SWITCHES = frozenset({"allow_fault_injection", "insecure"})
 _LISTS = frozenset({"faults"})
 _SCALARS = _PATHS | _ADDRESSES | _NUMBERS | _SWITCHES | _LISTS
-_REQUIRED = _PATHS | _ADDRESSES | {"replica", "peers"}
+_REQUIRED = (_PATHS - _OPTIONAL_PATHS) | _ADDRESSES | {"replica", "peers"}
 
 
 def load_configuration(
@@ -143,7 +137,7 @@ def dump_configuration(configuration: NodeConfiguration, relative_to: Path) -> s
     lines = ["# One replica: identity, files, addresses. Paths are relative to this file."]
     for name in (item.name for item in fields(NodeConfiguration)):
         value = getattr(configuration, name)
-        if name in _PATHS:
+        if name in _PATHS and value is not None:
             lines.append(f"{name} = {_quoted(os.path.relpath(value, relative_to))}")
         elif name in _ADDRESSES:
             lines.append(f"{name} = {_quoted(str(value))}")
@@ -253,13 +247,11 @@ def _check(configuration: NodeConfiguration, where: str) -> None:
             f"{where}: faults are asked for, but allow_fault_injection is not true: "
             "start with --allow-fault-injection, never in production"
         )
-    open_addresses = [
-        name
-        for name in ("peer_address", "client_address")
-        if not getattr(configuration, name).is_loopback
-    ]
-    if open_addresses and not configuration.insecure:
-        raise ConfigurationError(
-            f"{where}: {open_addresses[0]} is not on loopback and there is no TLS: "
-            "set insecure = true if the network itself is trusted"
-        )
+    if configuration.insecure:
+        return
+    for name in ("certificate", "authority"):
+        if getattr(configuration, name) is None:
+            raise ConfigurationError(
+                f"{where}: TLS needs the key {name}, which `pbft testnet init` writes; set "
+                "insecure = true, or start with --insecure, if the network itself is trusted"
+            )

@@ -13,15 +13,22 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pbft.core.effects import Event, EventName
 from pbft.errors import Reason
 from pbft.node.status import NodeStatus
-from pbft.types import ReplicaId, SequenceNumber
+from pbft.types import Digest, ReplicaId, SequenceNumber
 
 CLIENT = "client"
 """The `peer` of what came from a client, or from somebody whose Hello was not admitted."""
 SLOTS_TIMED = 4_096
 """Slots whose phases are timed at once; more than any window."""
+CHECKPOINTS_COMPARED = 16
+"""Checkpoints of each replica that are remembered until another replica's can be compared."""
+MODES = ("normal", "view_changing", "state_transfer", "diverged", "recalling", "rejoining")
+"""Every mode of pbft.node.status."""
+CAUSES = ("suspected", "joined", "new_view_overdue")
+"""Why the core begins a view change."""
 
 _FAST_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_SLOW_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 _PHASE_AFTER = {
     EventName.PREPARED: "prepare",
     EventName.COMMITTED: "commit",
@@ -44,6 +51,14 @@ class Metrics:
         """By reason, for the status."""
         self._slots: dict[SequenceNumber, float] = {}
         self._view_change_began: float | None = None
+        self._transfer_began: float | None = None
+        self._replica = replica
+        self._highest: Tally[str] = Tally()
+        self.operations = 0
+        """Operations executed, for the status."""
+        self._operations_in_batches = 0
+        """Those that a batch was already observed for."""
+        self._checkpoints: dict[ReplicaId, dict[SequenceNumber, Digest]] = {}
         gauge, counter, histogram = self._gauge, self._counter, self._histogram
         gauge("build_info", "Version of this replica", "version", "replica").labels(
             version, str(replica)
@@ -68,6 +83,13 @@ class Metrics:
         self._message_bytes = counter("message_bytes", "Bytes of messages", "direction")
         self._rejected = counter("rejected", "What was not accepted", "message", "reason", "peer")
         self._evidence = counter("evidence", "Proofs of misbehaviour", "kind", "replica")
+        self._mode = gauge("mode", "1 for the mode the replica is in", "mode")
+        self._faults = gauge("faults_injected", "Misbehaviours in force by `pbft fault`")
+        self._agreement = gauge(
+            "checkpoint_agreement",
+            "1 if the last checkpoint that both took has one digest here and at the peer",
+            "peer",
+        )
         self._mismatches = counter("state_digest_mismatch", "Own state lost against a quorum")
         self._transfers = counter("state_transfer", "State transfers", "outcome")
         self._sync = histogram("storage_sync_seconds", "Durable transactions", _FAST_SECONDS)
@@ -76,6 +98,33 @@ class Metrics:
         self._bytes_of = cache(self._message_bytes.labels)
         self._stage_of = cache(self._sequence.labels)
         self._phase_of = cache(self._phase_duration.labels)
+        # A counter that first appears as 1 does not rise for Prometheus: these begin at 0.
+        for cause in CAUSES:
+            self._view_changes.labels(cause)
+        self._declare_work()
+
+    def _declare_work(self) -> None:
+        """Metrics of requests, of the service, and of state transfers."""
+        counter, histogram = self._counter, self._histogram
+        self._request_duration = histogram(
+            "request_duration_seconds",
+            "From a client's request arriving to its reply, sampled",
+            _FAST_SECONDS,
+        )
+        self._batch_operations = histogram(
+            "batch_operations", "Operations per executed batch", _SIZES
+        )
+        self._transfer_duration = histogram(
+            "state_transfer_duration_seconds", "From start to installation", _SLOW_SECONDS
+        )
+        self._transfer_records = counter("state_transfer_records", "Records received")
+        self._transfer_bytes = counter("state_transfer_bytes", "Keys and values received")
+        self._kv_operations = counter(
+            "kv_operations", "Operations executed", "operation", "outcome"
+        )
+        self._kv_queries = counter("kv_queries", "Queries answered from the state", "outcome")
+        self._kv_operations_of = cache(self._kv_operations.labels)
+        self._kv_queries_of = cache(self._kv_queries.labels)
 
     def watch_lag(self, lag_seconds: Callable[[], float]) -> None:
         """Registers the event loop's lag, asked for at each scrape."""
@@ -104,6 +153,44 @@ class Metrics:
         self._sync.observe(seconds)
         self._sync_records.inc(records)
 
+    def on_reply(self, seconds: float) -> None:
+        """A sampled request was answered this long after it came."""
+        self._request_duration.observe(seconds)
+
+    def on_operation(self, operation: str, failed: bool) -> None:
+        """The service executed an operation."""
+        self.operations += 1
+        self._kv_operations_of(operation, "error" if failed else "ok").inc()
+
+    def on_query(self, failed: bool) -> None:
+        """The service answered a query."""
+        self._kv_queries_of("error" if failed else "ok").inc()
+
+    def on_executed(self, batches: int) -> None:
+        """One step of the core executed batches; several of one step share their operations
+        evenly."""
+        operations = self.operations - self._operations_in_batches
+        for _ in range(batches):
+            self._batch_operations.observe(operations / batches)
+        self._operations_in_batches = self.operations
+
+    def on_state_chunk(self, records: int, size: int) -> None:
+        """Part of a state transfer arrived; `size` in bytes."""
+        self._transfer_records.inc(records)
+        self._transfer_bytes.inc(size)
+
+    def on_checkpoint(self, signer: ReplicaId, sequence: SequenceNumber, digest: Digest) -> None:
+        """A replica, this one included, signed the digest of its state at a checkpoint."""
+        theirs = self._checkpoints.setdefault(signer, {})
+        theirs[sequence] = digest
+        if len(theirs) > CHECKPOINTS_COMPARED:
+            del theirs[min(theirs)]
+        own = self._checkpoints.get(self._replica, {})
+        for peer in [signer] if signer != self._replica else list(self._checkpoints):
+            digest_of_peer = self._checkpoints[peer].get(sequence)
+            if peer != self._replica and sequence in own and digest_of_peer is not None:
+                self._agreement.labels(str(peer)).set(digest_of_peer == own[sequence])
+
     def on_event(self, event: Event) -> None:
         """The core reports something."""
         now = time.monotonic()
@@ -124,8 +211,12 @@ class Metrics:
             self._mismatches.inc()
         elif event.name is EventName.STATE_TRANSFER_STARTED:
             self._transfers.labels("started").inc()
+            self._transfer_began = self._transfer_began or now
         elif event.name is EventName.STATE_TRANSFER_FINISHED:
             self._transfers.labels("finished").inc()
+            if self._transfer_began is not None:
+                self._transfer_duration.observe(now - self._transfer_began)
+            self._transfer_began = None
 
     def on_status(self, status: NodeStatus) -> None:
         """A new status was published."""
@@ -135,6 +226,9 @@ class Metrics:
         self._stage_of("executed").set(status.executed)
         self._pending_requests.set(status.pending_requests)
         self._clients_connected.set(status.clients_connected)
+        self._faults.set(len(status.faults))
+        for mode in MODES:
+            self._mode.labels(mode).set(mode == status.mode)
 
     def on_peer(self, peer: ReplicaId, connected: bool, queue_bytes: int) -> None:
         """State of the streams to and from a peer."""
@@ -143,7 +237,8 @@ class Metrics:
 
     def _on_stage(self, event: Event, stage: str, now: float) -> None:
         if stage != "executed":
-            self._stage_of(stage).set(event.sequence)
+            self._highest[stage] = max(self._highest[stage], event.sequence)
+            self._stage_of(stage).set(self._highest[stage])
         phase = _PHASE_AFTER.get(event.name)
         if phase is not None and (then := self._slots.get(event.sequence)) is not None:
             self._phase_of(phase).observe(now - then)

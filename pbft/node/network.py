@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pbft.core.ports import Signer
+from pbft.crypto.tls import TlsIdentity, server_name
 from pbft.errors import Reason
 from pbft.genesis import Genesis
 from pbft.node.event_log import EventLog
@@ -45,10 +46,13 @@ class Network:
         inbox: Inbox,
         metrics: Metrics,
         log: EventLog,
+        identity: TlsIdentity | None,
         peer_limits: PeerLimits | None = None,
         client_limits: ClientLimits | None = None,
     ) -> None:
+        """`identity` of None means plain text, towards peers and clients alike."""
         self._replica = replica
+        self._identity = identity
         self._genesis = genesis
         self._signer = signer
         self._inbox = inbox
@@ -62,8 +66,8 @@ class Network:
 
     async def listen(self, peer_address: str, client_address: str) -> tuple[int, int]:
         """Listens for peers and clients; returns the two ports. Raises ConfigurationError."""
-        peer_port = await self._acceptor.start(peer_address)
-        return peer_port, await self._gateway.start(client_address)
+        peer_port = await self._acceptor.start(peer_address, self._identity)
+        return peer_port, await self._gateway.start(client_address, self._identity)
 
     def dial(self, peers: Mapping[ReplicaId, str]) -> None:
         """Begins to connect to the peers at these addresses."""
@@ -77,6 +81,8 @@ class Network:
                 signer=self._signer,
                 sink=self,
                 limits=self._peer_limits,
+                identity=self._identity,
+                server_name=server_name(self._genesis.cluster_id, peer),
             )
             self._diallers[peer] = dialler
             dialler.start()
@@ -127,7 +133,7 @@ class Network:
     def on_rejection(self, message: str, reason: Reason, peer: ReplicaId | None) -> None:
         """See RejectionSink."""
         self._metrics.on_rejection(message, reason, peer)
-        if reason in FAULTY or message == "hello":
+        if reason in FAULTY or message in ("hello", "certificate"):
             who = "nobody" if peer is None else peer
             self._log.warning("rejected", peer=who, message=message, reason=reason.value)
 

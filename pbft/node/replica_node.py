@@ -18,23 +18,28 @@ from pbft.crypto.verifier import Verifier
 from pbft.errors import ConfigurationError
 from pbft.genesis import Genesis, parse_genesis
 from pbft.node.admin import AdminListener
+from pbft.node.admin_tls import AdminSecurity
 from pbft.node.config import NodeConfiguration
 from pbft.node.event_log import EventLog, LibraryHandler
-from pbft.node.faults import build_behaviour
+from pbft.node.event_stream import EventStream
+from pbft.node.faults import FaultBoard, FaultDesk
+from pbft.node.identity import days_until_expiry, load_own_identity
 from pbft.node.inbox import Inbox
 from pbft.node.metrics import Metrics
 from pbft.node.network import Network
+from pbft.node.observation import ObservedCore, ObservedService
 from pbft.node.outbox import Outbox
 from pbft.node.runtime import Runtime
 from pbft.node.state_disk import StateDisk
 from pbft.node.status import BEAT_SECONDS, NodeStatus, StatusBoard
 from pbft.node.worker import WorkerThread
-from pbft.service.kv.store import KeyValueStore
+from pbft.service.kv.store import KEY_VALUE_DOMAIN, KeyValueStore
 from pbft.storage import directory
 from pbft.storage.state import LayeredState
 
 EXIT_DISK_FAILED = 70
 """Exit code of a replica whose disk refused a write (EX_SOFTWARE: restarting does not help)."""
+EXPIRY_WARNING_DAYS = 30
 PUBLISH_SECONDS = 0.05
 """How old the published status may get while the core works."""
 
@@ -56,9 +61,17 @@ class ReplicaNode:
                 f"{configuration.key} is not the key of replica {configuration.replica} in "
                 f"{configuration.genesis}: check `replica` and `key`"
             )
+        self._identity = load_own_identity(configuration, self._genesis)
+        self._admin_security = None
+        if self._identity is not None:
+            self._admin_security = AdminSecurity.of(self._identity, self._genesis.cluster_id)
         self._signer = ReplicaSigner(configuration.replica, key_pair, self._genesis.cluster_id)
-        self._behaviour = build_behaviour(
-            configuration.faults, configuration.replica, self._genesis, self._signer
+        self._faults = FaultBoard(
+            configuration.replica,
+            self._genesis,
+            self._signer,
+            configuration.data,
+            configuration.allow_fault_injection,
         )
         self._stop_asked = False
         self._runtime: Runtime | None = None
@@ -72,6 +85,8 @@ class ReplicaNode:
 
     async def run(self) -> None:
         """Serves until `stop`. Raises ConfigurationError, StorageCorrupt, ReplicaHalted."""
+        for name in self._faults.begin(self._configuration.faults):
+            self._log.info("disk_fault_performed", fault=name)
         storage = directory.open(
             self._configuration.data, self._genesis.cluster_id, self._configuration.replica
         )
@@ -87,6 +102,8 @@ class ReplicaNode:
 
     async def _run_on(self, storage: directory.Storage, state: LayeredState) -> None:
         configuration, genesis = self._configuration, self._genesis
+        self._metrics = Metrics(configuration.replica, package_version())
+        self._events = EventStream(configuration.replica)
         verifier = Verifier(genesis)
         core = Replica(
             Settings(
@@ -98,12 +115,11 @@ class ReplicaNode:
             self._signer,
             verifier,
             state,
-            KeyValueStore(state, genesis.limits),
+            ObservedService(KeyValueStore(state, genesis.limits), self._metrics),
             storage.log.load(),
         )
         verifier.relevance = core.relevance
         self._core = core
-        self._metrics = Metrics(configuration.replica, package_version())
         inbox = Inbox(len(genesis.replicas))
         self._network = Network(
             configuration.replica,
@@ -113,6 +129,7 @@ class ReplicaNode:
             inbox,
             self._metrics,
             self._log,
+            self._identity,
         )
         log_worker, state_worker = WorkerThread("vote log"), WorkerThread("state")
         state_disk = StateDisk(state, state_worker, inbox.put_own, self._on_disk_failed)
@@ -125,7 +142,7 @@ class ReplicaNode:
             self._metrics.on_sync,
         )
         self._runtime = Runtime(
-            core,
+            ObservedCore(core, configuration.replica, self._events, self._metrics),
             genesis,
             verifier,
             inbox,
@@ -136,7 +153,9 @@ class ReplicaNode:
             self._log,
             self._on_turn,
         )
-        self._runtime.behaviour = self._behaviour
+        self._faults.records = state.domain(KEY_VALUE_DOMAIN)
+        self._faults.on_change = self._runtime.set_behaviour
+        self._runtime.set_behaviour(self._faults.behaviour)
         try:
             await self._serve(self._runtime, outbox)
             await outbox.close()
@@ -154,8 +173,17 @@ class ReplicaNode:
         await self._network.listen(
             str(configuration.peer_address), str(configuration.client_address)
         )
+        self._warn_of_the_connections()
         address = configuration.admin_address
-        admin = AdminListener(address.host, address.port, self._board, self._metrics.registry)
+        admin = AdminListener(
+            address.host,
+            address.port,
+            self._board,
+            self._metrics.registry,
+            self._events,
+            FaultDesk(self._faults, asyncio.get_running_loop()),
+            self._admin_security,
+        )
         beat = asyncio.create_task(self._beat(), name="heartbeat")
         try:
             self._network.dial({peer: str(it) for peer, it in configuration.peers.items()})
@@ -173,6 +201,15 @@ class ReplicaNode:
             beat.cancel()
             await asyncio.gather(beat, return_exceptions=True)
             admin.close()
+
+    def _warn_of_the_connections(self) -> None:
+        """Says it while nothing has gone wrong yet."""
+        if self._identity is None:
+            self._log.warning("insecure", text="plain text: nothing tells who connects")
+            return
+        left = days_until_expiry(self._identity)
+        if left < EXPIRY_WARNING_DAYS:
+            self._log.warning("certificate_expires", days=left)
 
     async def _beat(self) -> None:
         """Shows that the event loop turns, how late it is, and what the core is at."""
@@ -209,10 +246,11 @@ class ReplicaNode:
             state_digest=sealed.get(sequence, b"").hex(),
             state_digest_sequence=sequence,
             pending_requests=summary.pending_requests,
-            faults=list(self._configuration.faults),
+            faults=self._faults.names(),
             rejections=dict(self._metrics.rejections),
             peers_connected=self._network.peers_connected,
             clients_connected=self._network.clients_connected,
+            operations=self._metrics.operations,
         )
 
     def _on_disk_failed(self, what: str, error: BaseException) -> NoReturn:

@@ -43,6 +43,8 @@ LOGGED_EVENTS = frozenset(
         EventName.STATE_TRANSFER_FINISHED,
         EventName.STATE_DIVERGED,
         EventName.EVIDENCE,
+        EventName.AMNESIA,
+        EventName.REJOINED,
     }
 )
 """What happens rarely enough to be a line in the log; the rest is metrics."""
@@ -137,6 +139,11 @@ class Runtime:
         self.behaviour: Behaviour | None = None
         """A named misbehaviour between core and outbox; only on replicas that allow it."""
 
+    def set_behaviour(self, behaviour: Behaviour | None) -> None:
+        """Corrupts the replica, or makes it honest again (None). In the event loop's thread."""
+        self.behaviour = behaviour
+        self._inbox.wake()
+
     def stop(self) -> None:
         """Lets `run` return after the present turn."""
         self._stopping = True
@@ -188,6 +195,8 @@ class Runtime:
         self._metrics.on_message("in", kind_of_inbound(inbound))
         now = self._clock()
         if self.behaviour is not None:
+            if not self.behaviour.hears(origin.peer):
+                return []
             self.behaviour.observe(origin.peer, inbound, now)
         return self._core.receive(origin.peer, inbound, now)
 

@@ -39,6 +39,8 @@ class NodeStatus:
     peers_connected: list[int] = field(default_factory=list)
     """Peers with streams in both directions."""
     clients_connected: int = 0
+    operations: int = 0
+    """Operations executed since this process started."""
 
     def as_json(self) -> dict[str, Any]:
         """The document of /status."""

@@ -32,6 +32,9 @@ class Conditions:
     late: float = 0.0
     """Share that takes up to `late_us` more, and so is overtaken by many."""
     late_us: Micros = 50_000
+    ordered: bool = True
+    """Whether messages of one direction arrive in the order in which they were sent, as they do on
+    one stream; else each takes its own time."""
 
 
 CALM = Conditions()
@@ -57,6 +60,8 @@ class Network:
         """Where anybody has ever been."""
         self._told: dict[tuple[Place, Place], bool] = {}
         """What place a was last told about its link to b; nothing at first."""
+        self._arrivals_us: dict[tuple[Place, Place], Micros] = {}
+        """When the last message of each direction arrives."""
         self._cuts: Counter[tuple[Place, Place]] = Counter()
         """Cuts in force per direction; a direction without any is open."""
         self._hidden: Counter[tuple[Place, Place]] = Counter()
@@ -93,7 +98,11 @@ class Network:
             delay_us = int(conditions.delay_us * (0.5 + random.random()))
             if conditions.late and random.random() < conditions.late:
                 delay_us += int(random.random() * conditions.late_us)
-            self._scheduler.after(max(LOCAL_DELAY_US, delay_us), self._arrive, origin, to, data)
+            at_us = self._scheduler.now_us + max(LOCAL_DELAY_US, delay_us)
+            if conditions.ordered:
+                at_us = max(at_us, self._arrivals_us.get((origin, to), 0))
+                self._arrivals_us[origin, to] = at_us
+            self._scheduler.at(at_us, self._arrive, origin, to, data)
 
     def _arrive(self, origin: Place, to: Place, data: bytes) -> None:
         receive = self._receivers.get(to)

@@ -201,6 +201,8 @@ class Node:
         if replica is None:
             return
         if self.behaviour is not None:
+            if not self.behaviour.hears(origin):
+                return
             self.behaviour.observe(origin, inbound, self.now())
         self._run(lambda now: replica.receive(origin, inbound, now))
 

@@ -129,6 +129,11 @@ def draw_scenario(
     interval = 4 if wishes & set(NEED_TRANSFER) else random.choice((4, 4, 8, 16, 64))
     corrupt = {crime.replica for crime in crimes}
     outages = _draw_outages(random, n, faults_end_us, wishes, corrupt)
+    cuts = _draw_cuts(random, n, clients, faults_end_us)
+    liars = [crime.replica for crime in crimes if crime.behaviour in NEED_TRANSFER]
+    if liars:
+        outage, cut = _draw_transfer(random, n, faults_end_us, corrupt, liars[0])
+        outages, cuts = (*outages, outage), (*cuts, cut)
     return Scenario(
         seed=seed,
         replicas=n,
@@ -157,7 +162,7 @@ def draw_scenario(
         wall_skews_us=tuple(random.randrange(-200_000, 200_000) for _ in range(n)),
         crimes=crimes,
         client_crimes=client_crimes,
-        cuts=_draw_cuts(random, n, clients, faults_end_us),
+        cuts=cuts,
         outages=outages,
         clients=clients,
         requests_per_client=-(-105 // clients),
@@ -204,6 +209,7 @@ def _draw_conditions(random: Random) -> Conditions:
         delay_us=random.choice((500, 2_000, 10_000)),
         late=random.choice((0.0, 0.0, 0.1, 0.3)),
         late_us=random.choice((10_000, 100_000)),
+        ordered=random.random() < 0.5,
     )
 
 
@@ -219,17 +225,13 @@ def _draw_outages(
     outages: list[Outage] = []
     count = random.choice((0, 0, 1, 2, 4))
     busy: dict[ReplicaId, Micros] = {}
-    occasions: list[ReplicaId] = []
-    # Some crimes need an occasion: the first primary, or somebody who must catch up, is away.
-    if wishes & set(NEED_VIEW_CHANGE) and 0 not in corrupt:
-        occasions.append(0)
-    if wishes & set(NEED_TRANSFER):
-        occasions.append(max(set(range(1, n)) - corrupt))
-    for number in range(max(count, len(occasions))):
+    needs_occasion = bool(wishes & set(NEED_VIEW_CHANGE)) and 0 not in corrupt
+    for number in range(max(count, needs_occasion)):
         replica = random.randrange(n)
         start_us, stop_us = _draw_span(random, end_us)
-        if number < len(occasions):
-            replica = occasions[number]
+        if number == 0 and needs_occasion:
+            # The crime is one against a view change: the first primary is away.
+            replica = 0
             start_us, stop_us = end_us // 8, end_us * random.randrange(5, 8) // 8
         if start_us <= busy.get(replica, -1):
             continue
@@ -240,6 +242,19 @@ def _draw_outages(
         start_us, stop_us = _draw_span(random, end_us)
         outages = [Outage(start_us, stop_us, replica, False) for replica in range(n)]
     return tuple(outages)
+
+
+def _draw_transfer(
+    random: Random, n: int, end_us: Micros, corrupt: set[ReplicaId], liar: ReplicaId
+) -> tuple[Outage, Cut]:
+    """An occasion to lie to somebody who must catch up: it is down, then it hears the liar only."""
+    victim = max(set(range(1, n)) - corrupt)
+    back_us = end_us * random.randrange(5, 7) // 8
+    others = tuple((other, victim) for other in range(n) if other not in (victim, liar))
+    return (
+        Outage(end_us // 8, back_us, victim, frozen=False),
+        Cut(back_us, end_us, others, noticed=False),
+    )
 
 
 def _draw_cuts(

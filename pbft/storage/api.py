@@ -103,6 +103,35 @@ class BaseView(Protocol):
         ...
 
 
+StagedItem: TypeAlias = tuple[int, bytes, bytes]
+"""(bucket, encoded key, value) of a record that a transfer received."""
+
+
+class StageStore(Protocol):
+    """Received records that are not installed yet. Methods raise StorageFailed if the disk
+    refuses; a crash empties it."""
+
+    def add(self, items: Sequence[StagedItem]) -> bool:
+        """Adds all; False, and nothing added, if one is there already or comes twice."""
+        ...
+
+    def has(self, bucket: int, name: bytes) -> bool:
+        """Whether a record with this encoded key is there."""
+        ...
+
+    def items(self, bucket: int) -> Iterator[tuple[bytes, bytes]]:
+        """(encoded key, value) of a bucket's records, in any order. Raises StorageCorrupt."""
+        ...
+
+    def drop(self, bucket: int) -> None:
+        """Removes a bucket's records."""
+        ...
+
+    def close(self) -> None:
+        """Removes everything. May take a while; any thread."""
+        ...
+
+
 class StateBase(Protocol):
     """The replicated state as of its durable checkpoint."""
 
@@ -122,6 +151,10 @@ class StateBase(Protocol):
 
     def refresh(self) -> None:
         """Lets `view` show what `apply` has done."""
+        ...
+
+    def open_stage(self) -> StageStore:
+        """An empty store; one at a time. Raises StorageFailed."""
         ...
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
@@ -24,8 +25,8 @@ FORMAT_VERSION = 1
 
 _IDENTITY = "identity.json"
 _LOCK = "lock"
-_LOG = "log"
-_STATE = "state"
+LOG = "log"
+STATE = "state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +56,13 @@ def create(path: Path, cluster_id: Digest, replica: ReplicaId) -> None:
                 f"{path} is not empty: a data directory is made once, and kept; to begin anew, "
                 "remove it"
             )
-        for name in (_LOG, _STATE):
+        for name in (LOG, STATE):
             (path / name).mkdir(mode=0o700)
-        LmdbVoteLog(path / _LOG, create=True).close()
-        LmdbBase(path / _STATE, create=True).close()
+        LmdbVoteLog(path / LOG, create=True).close()
+        LmdbBase(path / STATE, create=True).close()
         # The identity comes last: a directory without it was not finished and is refused.
         _write_identity(path, cluster_id, replica)
-        for directory in (path / _LOG, path / _STATE, path, path.parent):
+        for directory in (path / LOG, path / STATE, path, path.parent):
             _sync_directory(directory)
     except (OSError, lmdb.Error) as error:
         raise ConfigurationError(f"{path} cannot be made a data directory: {error}") from error
@@ -82,9 +83,9 @@ def open(
         lock = _take_lock(path)
         opened.callback(os.close, lock)
         try:
-            log = LmdbVoteLog(path / _LOG)
+            log = LmdbVoteLog(path / LOG)
             opened.callback(log.close)
-            base = LmdbBase(path / _STATE, map_bytes=state_map_bytes)
+            base = LmdbBase(path / STATE, map_bytes=state_map_bytes)
         except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
             raise StorageCorrupt(f"{path} holds a damaged file: {error}") from error
         except lmdb.Error as error:
@@ -110,7 +111,9 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _check_identity(path: Path, cluster_id: Digest, replica: ReplicaId) -> None:
+def read_identity(path: Path) -> dict[str, Any]:
+    """Format, cluster and replica that the directory was made for; nothing of it is checked. Raises
+    ConfigurationError if it is no data directory."""
     try:
         identity = json.loads((path / _IDENTITY).read_bytes())
     except FileNotFoundError as error:
@@ -119,7 +122,14 @@ def _check_identity(path: Path, cluster_id: Digest, replica: ReplicaId) -> None:
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path / _IDENTITY} cannot be read: {error}") from error
-    if not isinstance(identity, dict) or identity.get("format") != FORMAT_VERSION:
+    if not isinstance(identity, dict):
+        raise ConfigurationError(f"{path / _IDENTITY} cannot be read: it names nothing")
+    return identity
+
+
+def _check_identity(path: Path, cluster_id: Digest, replica: ReplicaId) -> None:
+    identity = read_identity(path)
+    if identity.get("format") != FORMAT_VERSION:
         raise ConfigurationError(
             f"{path} has another format: this version reads format {FORMAT_VERSION}"
         )

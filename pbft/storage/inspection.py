@@ -119,13 +119,12 @@ def _read_log(found: Inspection, transaction: "lmdb.Transaction[bytes]") -> None
     needed: dict[bytes, str] = {}
     for key, stored in transaction.cursor():
         name = records.describe(key)
+        if key[:1] == records.BODY:
+            bodies.add(key)
         with _noting(found, name):
-            value = checked(key, stored)
-            body = _read_record(found, key, value)
+            body = _read_record(found, key, checked(key, stored))
             if body is not None:
                 needed[body] = name
-            if key[:1] == records.BODY:
-                bodies.add(key)
     for body, name in needed.items():
         if body not in bodies:
             with _noting(found, name):

@@ -21,9 +21,11 @@ from pbft.storage.api import (
     StorageFailed,
 )
 from pbft.storage.checksum import checked, protect
+from pbft.storage.environment import open_environment
 from pbft.storage.leaf_records import EMPTY_LEAF, decode_leaf, encode_leaf, leaf_index, leaf_key
 from pbft.storage.log_records import decode_checkpoint, encode_checkpoint
 from pbft.storage.ordered import OrderedView, encode_key
+from pbft.storage.stage_store import LmdbStageStore, remove_stage
 
 MAP_BYTES = 1 << 40
 """Address space, not disk: the file grows as it is written. A map cannot be enlarged under open
@@ -34,6 +36,7 @@ SORTED_CHANGES = 2_048
 """Changes sorted and written together: sorting holds the GIL for about a millisecond."""
 
 _CHECKPOINT = b"checkpoint"
+_STAGE = "stage"
 
 
 class LmdbBase:
@@ -41,21 +44,18 @@ class LmdbBase:
 
     def __init__(self, path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) -> None:
         """Opens the environment in the directory `path`; `create` makes a new one. Raises
-        lmdb.Error, and StorageCorrupt for an unreadable checkpoint."""
+        lmdb.Error, and StorageCorrupt for a truncated file or an unreadable checkpoint."""
         self._failure: str | None = None
-        self._environment = lmdb.open(
-            str(path),
-            map_size=map_bytes,
-            create=create,
-            mode=0o600,
-            max_dbs=3,
-            max_readers=READERS_MAX,
+        self._stage_path = path / _STAGE
+        self._environment = open_environment(
+            path, create=create, map_size=map_bytes, max_dbs=3, max_readers=READERS_MAX
         )
         try:
             self._records = self._environment.open_db(b"records", create=create)
             self._leaves = self._environment.open_db(b"leaves", create=create)
             self._checkpoint = self._environment.open_db(_CHECKPOINT, create=create)
             self._view = self.open_view()
+            remove_stage(self._stage_path)
         except BaseException:
             self._environment.close()
             raise
@@ -101,6 +101,10 @@ class LmdbBase:
         """See StateBase.refresh."""
         self._view.close()
         self._view = self.open_view()
+
+    def open_stage(self) -> LmdbStageStore:
+        """See StateBase.open_stage."""
+        return LmdbStageStore(self._stage_path)
 
     def close(self) -> None:
         """See StateBase.close."""

@@ -21,6 +21,7 @@ from pbft.storage.api import INITIAL_CHECKPOINT, BaseChange, DurableCheckpoint
 from pbft.storage.checksum import protect
 from pbft.storage.leaf_records import EMPTY_LEAF, leaf_index, leaf_key
 from pbft.storage.ordered import OrderedView, encode_key
+from pbft.storage.stage_store import MemoryStageStore
 from pbft.types import SequenceNumber, View
 
 
@@ -152,6 +153,10 @@ class MemoryBase:
     def refresh(self) -> None:
         """See StateBase.refresh."""
         self._view = self.open_view()
+
+    def open_stage(self) -> MemoryStageStore:
+        """See StateBase.open_stage."""
+        return MemoryStageStore()
 
     def close(self) -> None:
         """Nothing to release: what was applied stays."""

@@ -25,13 +25,23 @@ class MergePlan:
     """Makes sealed layers durable; they do not change any more, so a worker thread may read
     them."""
 
-    def __init__(self, base: StateBase, layers: Sequence[SealedLayer], effect: Merge) -> None:
+    def __init__(
+        self,
+        base: StateBase,
+        layers: Sequence[SealedLayer],
+        effect: Merge,
+        given_up: Stage | None,
+    ) -> None:
         self.layers = layers
         self._base = base
         self._effect = effect
+        self._given_up = given_up
+        """What a transfer received that is not wanted any more."""
 
     def run(self) -> None:
         """One durable transaction; blocks, in a worker thread. Raises StorageFailed."""
+        if self._given_up is not None:
+            self._given_up.store.close()
         leaves: dict[int, Leaf] = {}
         for item in self.layers:
             leaves.update(item.leaves)
@@ -166,14 +176,17 @@ class LayeredState:
         return pinned
 
     def stage(self, leaves: Sequence[Leaf], digest: Digest) -> bytes | None:
-        """See State.stage. A stage begun before is dropped."""
+        """See State.stage. Of a stage begun before, the buckets that are right for this one are
+        kept: the bitmap leaves them out. Raises StorageFailed."""
         if len(leaves) != self._buckets or not all(map(is_well_formed, leaves)):
             return None
         if state_digest(leaves) != digest:
             return None
         own = self._base.view.leaves(self._buckets)
-        self._stage = Stage(tuple(leaves), digest, own, self._salt)
-        return to_bitmap(self._stage.wanted, self._buckets)
+        former = self._stage
+        store = self._base.open_stage() if former is None else former.store
+        self._stage = Stage(tuple(leaves), digest, own, self._salt, store, former)
+        return to_bitmap(self._stage.wrong(self._stage.wanted), self._buckets)
 
     def stage_records(self, records: Sequence[StateRecord], buckets: bytes) -> bool:
         """See State.stage_records; False without a stage, too."""
@@ -196,11 +209,11 @@ class LayeredState:
         digest. A stage is dropped: the core merges during no transfer, so it is one that was given
         up."""
         assert self._plan is None
-        self._stage = None
+        given_up, self._stage = self._stage, None
         layers = [item for item in self._sealed if item.sequence <= effect.sequence]
         assert layers and layers[-1].sequence == effect.sequence
         assert layers[-1].digest == effect.digest
-        plan = self._plan = MergePlan(self._base, layers, effect)
+        plan = self._plan = MergePlan(self._base, layers, effect, given_up)
         return plan
 
     def finish_merge(self, plan: MergePlan) -> None:
@@ -235,6 +248,9 @@ class LayeredState:
         assert self.digest == plan.effect.digest
 
     def close(self) -> None:
-        """Releases what is still pinned, so that the base can be closed."""
+        """Releases what is still pinned or staged, so that the base can be closed."""
         for pinned in list(self._pinned):
             pinned.release()
+        if self._stage is not None and self._plan is None:
+            self._stage.store.close()
+            self._stage = None

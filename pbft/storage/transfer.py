@@ -6,9 +6,17 @@ from pbft.core.effects import Install
 from pbft.crypto.lthash import add, bucket_of, record_hash, sum_to_bytes
 from pbft.limits import TRANSFER_CHUNK_BYTES
 from pbft.messages import Leaf, StateChunk, StateRecord
-from pbft.storage.api import BaseChange, BaseView, Change, DurableCheckpoint, StateBase
+from pbft.storage.api import (
+    BaseChange,
+    BaseView,
+    Change,
+    DurableCheckpoint,
+    StagedItem,
+    StageStore,
+    StateBase,
+)
 from pbft.storage.bitmap import from_bitmap
-from pbft.storage.ordered import is_storable
+from pbft.storage.ordered import decode_key, encode_key, is_storable
 from pbft.types import Digest
 
 CHUNK_SCAN_RECORDS = 2_048
@@ -64,34 +72,51 @@ class PinnedCheckpoint:
 
 
 class _StagedBucket:
-    """Records received for one bucket, with what its leaf will be compared with."""
+    """What the records received for one bucket come to, to be compared with its leaf."""
 
-    __slots__ = ("records", "size", "total")
+    __slots__ = ("count", "size", "total")
 
     def __init__(self) -> None:
-        self.records: dict[tuple[int, bytes, int], bytes] = {}
+        self.count = 0
         self.size = 0
         self.total = 0
+
+    def is_right(self, leaf: Leaf) -> bool:
+        """Whether they are those of the leaf."""
+        return leaf == Leaf(self.count, self.size, sum_to_bytes(self.total, self.count))
 
 
 class Stage:
     """Records received for a state whose leaves are certified. What it holds is bounded by the
-    leaves."""
+    leaves, and lies in the store."""
 
     def __init__(
-        self, leaves: Sequence[Leaf], digest: Digest, own: Sequence[Leaf], salt: int
+        self,
+        leaves: Sequence[Leaf],
+        digest: Digest,
+        own: Sequence[Leaf],
+        salt: int,
+        store: StageStore,
+        former: "Stage | None" = None,
     ) -> None:
         """`leaves` hash to `digest`; `own` are those of the own durable state, which does not move
-        before the stage is installed or dropped."""
+        before the stage is installed or dropped. Buckets that a `former` stage has received into
+        the same store and that are right by these leaves need not come again."""
         self.leaves = leaves
         self.digest = digest
+        self.store = store
         self._salt = salt
         self.wanted = frozenset(index for index, leaf in enumerate(leaves) if leaf != own[index])
         self._buckets = {index: _StagedBucket() for index in self.wanted}
+        for index, bucket in ({} if former is None else former._buckets).items():
+            if index in self.wanted and bucket.is_right(leaves[index]):
+                self._buckets[index] = bucket
+            elif bucket.count > 0:
+                store.drop(index)
 
     def add(self, records: Sequence[StateRecord], allowed: frozenset[int]) -> bool:
-        """See State.stage_records."""
-        fresh: dict[tuple[int, bytes, int], tuple[int, bytes]] = {}
+        """See State.stage_records. Raises StorageFailed."""
+        items: list[StagedItem] = []
         grown: dict[int, tuple[int, int]] = {}
         for record in records:
             domain, key, version = record.domain, record.key, record.version
@@ -100,38 +125,40 @@ class Stage:
             index = bucket_of(domain, key, self._salt, len(self.leaves))
             if index not in allowed or index not in self.wanted:
                 return False
-            bucket, name = self._buckets[index], (domain, key, version)
-            if name in bucket.records or name in fresh:
-                return False
-            number, size = grown.get(index, (len(bucket.records), bucket.size))
+            bucket = self._buckets[index]
+            number, size = grown.get(index, (bucket.count, bucket.size))
             grown[index] = number, size = number + 1, size + len(key) + len(record.value)
             leaf = self.leaves[index]
             if number > leaf.count or size > leaf.size:
                 return False
-            fresh[name] = index, record.value
-        for (domain, key, version), (index, value) in fresh.items():
+            items.append((index, encode_key(domain, key, version), record.value))
+        if not self.store.add(items):
+            return False
+        for record, (index, _, value) in zip(records, items, strict=True):
             bucket = self._buckets[index]
-            bucket.records[domain, key, version] = value
-            bucket.size += len(key) + len(value)
-            bucket.total = add(bucket.total, record_hash(domain, key, version, value))
+            bucket.count, bucket.size = grown[index]
+            added = record_hash(record.domain, record.key, record.version, value)
+            bucket.total = add(bucket.total, added)
         return True
 
     def wrong(self, indices: frozenset[int]) -> list[int]:
         """Which of these buckets differ from their leaf; ascending."""
-        return [index for index in sorted(indices & self.wanted) if not self._is_right(index)]
-
-    def _is_right(self, index: int) -> bool:
-        bucket, leaf = self._buckets[index], self.leaves[index]
-        number = len(bucket.records)
-        return leaf == Leaf(number, bucket.size, sum_to_bytes(bucket.total, number))
+        return [
+            index
+            for index in sorted(indices & self.wanted)
+            if not self._buckets[index].is_right(self.leaves[index])
+        ]
 
     def drop(self, index: int) -> None:
-        """Forgets the records of a bucket."""
+        """Forgets the records of a bucket. Raises StorageFailed."""
+        if self._buckets[index].count > 0:
+            self.store.drop(index)
         self._buckets[index] = _StagedBucket()
 
-    def records(self, index: int) -> dict[tuple[int, bytes, int], bytes]:
-        """The records of a wanted bucket."""
-        return self._buckets[index].records
+    def records(self, index: int) -> Iterator[Change]:
+        """The records of a wanted bucket. Raises StorageCorrupt."""
+        for name, value in self.store.items(index):
+            yield (*decode_key(name), value)
 
 
 class InstallPlan:
@@ -144,8 +171,8 @@ class InstallPlan:
         self._salt = salt
 
     def run(self) -> None:
-        """One durable transaction; blocks, in a worker thread. Raises StorageFailed or
-        StorageCorrupt."""
+        """One durable transaction, after which nothing is staged; blocks, in a worker thread.
+        Raises StorageFailed or StorageCorrupt."""
         effect = self.effect
         view = self._base.open_view()
         try:
@@ -160,11 +187,12 @@ class InstallPlan:
             )
         finally:
             view.close()
+        self.stage.store.close()
 
     def _batches(self, view: BaseView) -> Iterator[Iterator[Change]]:
         yield self._removals(view)
         for index in sorted(self.stage.wanted):
-            yield ((*name, value) for name, value in self.stage.records(index).items())
+            yield self.stage.records(index)
 
     def _removals(self, view: BaseView) -> Iterator[Change]:
         """The records of the replaced buckets that the stage does not have."""
@@ -172,5 +200,5 @@ class InstallPlan:
         for _, record in view.records(b""):
             index = bucket_of(record.domain, record.key, self._salt, len(stage.leaves))
             name = record.domain, record.key, record.version
-            if index in stage.wanted and name not in stage.records(index):
+            if index in stage.wanted and not stage.store.has(index, encode_key(*name)):
                 yield (*name, None)

@@ -25,6 +25,7 @@ from pbft.limits import MIB
 from pbft.storage import log_records as records
 from pbft.storage.api import StorageCorrupt, StorageFailed
 from pbft.storage.checksum import checked, protect
+from pbft.storage.environment import open_environment
 from pbft.types import Digest, SequenceNumber
 
 INITIAL_MAP_BYTES = 64 * MIB
@@ -40,12 +41,10 @@ class LmdbVoteLog:
         self, path: Path, *, create: bool = False, map_bytes: int = INITIAL_MAP_BYTES
     ) -> None:
         """Opens the environment in the directory `path`; `create` makes a new one. Raises
-        lmdb.Error."""
+        lmdb.Error, and StorageCorrupt for a truncated file."""
         self._map_bytes = map_bytes
         self._failure: str | None = None
-        self._environment = lmdb.open(
-            str(path), map_size=map_bytes, create=create, mode=0o600, max_readers=8
-        )
+        self._environment = open_environment(path, create=create, map_size=map_bytes, max_readers=8)
 
     def write(self, effects: Sequence[Persist | Truncate]) -> None:
         """See VoteLog.write. A failed commit or sync leaves the disk in a state that nobody knows,

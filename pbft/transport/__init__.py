@@ -5,6 +5,6 @@ replica's end of a client's stream. They carry bytes and keep within bounds; wha
 is decided above them.
 """
 
-from pbft.transport import grpc_environment
+from pbft import grpc_environment
 
 __all__ = ["grpc_environment"]

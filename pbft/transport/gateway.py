@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from itertools import count
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_health.v1.health import aio as health_aio  # type: ignore[import-untyped]
 
@@ -13,13 +12,14 @@ from pbft.codec import (
     encode_gateway_frame,
     encode_gateway_item,
 )
+from pbft.crypto.handshake import make_nonce
+from pbft.crypto.tls import TlsIdentity, client_in
 from pbft.errors import Reason, Rejected
 from pbft.genesis import Genesis
 from pbft.messages import GatewayChallenge, Role, Signed
 from pbft.transport.api import ClientLimits, ClientSink, HelloVerifier
 from pbft.transport.fault_budget import FaultBudget
 from pbft.transport.grpc_options import CLIENT_SERVER_OPTIONS
-from pbft.transport.handshake import make_nonce
 from pbft.transport.listener import (
     SHUTDOWN,
     Closing,
@@ -29,6 +29,7 @@ from pbft.transport.listener import (
     bind,
     end,
     make_server,
+    name_in_certificate,
 )
 from pbft.transport.send_queue import SendQueue
 from pbft.types import ClientKey, ReplicaId
@@ -62,6 +63,7 @@ class Gateway:
         self._sink = sink
         self._limits = limits
         self._door = Doorkeeper(limits.handshakes, limits.handshake_seconds)
+        self._is_secure = False
         self._stopping = False
         self._numbers = count()
         self._streams: dict[int, _Stream] = {}
@@ -73,9 +75,11 @@ class Gateway:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
-    async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
-        """Listens and returns the port. Raises ConfigurationError if the address is taken."""
-        port = bind(self._server, address, credentials)
+    async def start(self, address: str, identity: TlsIdentity | None) -> int:
+        """Listens and returns the port; an `identity` of None means plain text. Raises
+        ConfigurationError if the address is taken."""
+        self._is_secure = identity is not None
+        port = bind(self._server, address, identity)
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
         return port
@@ -119,16 +123,29 @@ class Gateway:
         stream.closing.close(Goodbye.because(Reason.QUEUE_FULL))
 
     async def _connect(self, _requests: object, context: Context) -> None:
+        stage = "certificate"
         try:
-            client = await self._admit(context)
+            certified = self._certified(context)
+            stage = "hello"
+            client = await self._admit(context, certified)
         except Rejected as rejected:
-            self._sink.on_rejection("hello", rejected.reason, None)
+            self._sink.on_rejection(stage, rejected.reason, None)
             await end(context, Goodbye.because(rejected.reason))
         except EOFError:
             return
         await end(context, await self._serve(client, context))
 
-    async def _admit(self, context: Context) -> ClientKey:
+    def _certified(self, context: Context) -> ClientKey | None:
+        """Which client the certificate of the connection belongs to; None in plain text. Raises
+        Rejected if it is not a client's."""
+        if not self._is_secure:
+            return None
+        client = client_in(self._genesis.cluster_id, name_in_certificate(context))
+        if client is None:
+            raise Rejected(Reason.UNKNOWN_SENDER, "not the certificate of a client")
+        return client
+
+    async def _admit(self, context: Context, certified: ClientKey | None) -> ClientKey:
         """The handshake. Raises Rejected, or EOFError if the stream ended before the Hello."""
         nonce = make_nonce(self._key)
         challenge = encode_gateway_item(GatewayChallenge(nonce, self._genesis.cluster_id))
@@ -136,7 +153,10 @@ class Gateway:
         frame = await self._door.first_frame(context, encode_gateway_frame([challenge]))
         # Others may have come in meanwhile.
         self._require_room()
-        return self._identify(frame, nonce)
+        client = self._identify(frame, nonce)
+        if certified is not None and client != certified:
+            raise Rejected(Reason.SENDER_MISMATCH, "the Hello and the certificate disagree")
+        return client
 
     def _require_room(self) -> None:
         if len(self._streams) >= self._limits.streams:

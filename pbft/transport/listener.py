@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
+from pbft.crypto.tls import TlsIdentity, sole_name
 from pbft.errors import ConfigurationError, Reason, Rejected
 from pbft.transport.grpc_options import Options
 
@@ -126,12 +127,25 @@ def make_server(service: str, method: str, handler: Handler, options: Options) -
     return server
 
 
-def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    """Binds the server and returns its port. Raises ConfigurationError if the address is taken."""
+def name_in_certificate(context: Context) -> str | None:
+    """What the other end's certificate calls it; None without exactly one such name."""
+    uris = context.auth_context().get("peer_uri", ())
+    return sole_name(uri.decode("utf-8", "replace") for uri in uris)
+
+
+def bind(server: grpc.aio.Server, address: str, identity: TlsIdentity | None) -> int:
+    """Binds the server and returns its port. With an identity it is reached only by TLS, by those
+    who show a certificate of the same authority; None means plain text.
+
+    Raises ConfigurationError if the address is taken.
+    """
     try:
-        if credentials is None:
+        if identity is None:
             port = server.add_insecure_port(address)
         else:
+            credentials = grpc.ssl_server_credentials(
+                [(identity.key, identity.certificate)], identity.authority, True
+            )
             port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise ConfigurationError(

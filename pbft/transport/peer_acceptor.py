@@ -3,16 +3,15 @@
 import time
 from dataclasses import dataclass
 
-import grpc
-
 from pbft.codec import decode_peer_frame, decode_peer_item, encode_challenge
+from pbft.crypto.handshake import make_nonce
+from pbft.crypto.tls import TlsIdentity, replica_name
 from pbft.errors import Reason, Rejected
 from pbft.genesis import Genesis
 from pbft.messages import Role, Signed
 from pbft.transport.api import Direction, HelloVerifier, PeerLimits, PeerSink
 from pbft.transport.fault_budget import FaultBudget
 from pbft.transport.grpc_options import PEER_SERVER_OPTIONS
-from pbft.transport.handshake import make_nonce
 from pbft.transport.listener import (
     SHUTDOWN,
     SUPERSEDED,
@@ -23,6 +22,7 @@ from pbft.transport.listener import (
     bind,
     end,
     make_server,
+    name_in_certificate,
 )
 from pbft.types import ReplicaId
 
@@ -61,11 +61,15 @@ class PeerAcceptor:
             for peer in range(len(genesis.replicas))
             if peer != replica
         }
+        self._names = {replica_name(genesis.cluster_id, peer): peer for peer in self._peers}
+        self._is_secure = False
         self._server = make_server("pbft.wire.Peer", "Connect", self._connect, PEER_SERVER_OPTIONS)
 
-    async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
-        """Listens and returns the port. Raises ConfigurationError if the address is taken."""
-        port = bind(self._server, address, credentials)
+    async def start(self, address: str, identity: TlsIdentity | None) -> int:
+        """Listens and returns the port; an `identity` of None means plain text. Raises
+        ConfigurationError if the address is taken."""
+        self._is_secure = identity is not None
+        port = bind(self._server, address, identity)
         await self._server.start()
         return port
 
@@ -89,20 +93,40 @@ class PeerAcceptor:
         return False
 
     async def _connect(self, _requests: object, context: Context) -> None:
+        certified: ReplicaId | None = None
+        stage = "certificate"
         try:
-            peer = await self._admit(context)
+            certified = self._certified(context)
+            stage = "hello"
+            peer = await self._admit(context, certified)
         except Rejected as rejected:
-            self._sink.on_rejection("hello", rejected.reason, None)
+            self._sink.on_rejection(stage, rejected.reason, certified)
             await end(context, Goodbye.because(rejected.reason))
         except EOFError:
             return
         await end(context, await self._serve(peer, context))
 
-    async def _admit(self, context: Context) -> ReplicaId:
+    def _certified(self, context: Context) -> ReplicaId | None:
+        """Which peer the certificate of the connection belongs to; None in plain text. Raises
+        Rejected if it is not another replica's: clients and the operator have nothing to say
+        here."""
+        if not self._is_secure:
+            return None
+        peer = self._names.get(name_in_certificate(context) or "")
+        if peer is None:
+            raise Rejected(Reason.UNKNOWN_SENDER, "not the certificate of another replica")
+        return peer
+
+    async def _admit(self, context: Context, certified: ReplicaId | None) -> ReplicaId:
         """The handshake. Raises Rejected, or EOFError if the stream ended before the Hello."""
         nonce = make_nonce(self._genesis.replicas[self._replica])
         frame = await self._door.first_frame(context, encode_challenge(nonce))
-        return self._identify(frame, nonce)
+        peer = self._identify(frame, nonce)
+        if certified is not None and peer != certified:
+            raise Rejected(Reason.SENDER_MISMATCH, "the Hello and the certificate disagree")
+        if time.monotonic() < self._peers[peer].refused_until:
+            raise Rejected(Reason.RATE_LIMIT, "refused after too many faults")
+        return peer
 
     def _identify(self, frame: bytes, nonce: bytes) -> ReplicaId:
         items = decode_peer_frame(frame)
@@ -113,8 +137,6 @@ class PeerAcceptor:
         peer = self._genesis.replica_with_key(key)
         if peer is None or peer == self._replica:
             raise Rejected(Reason.UNKNOWN_SENDER, "not another replica of this cluster")
-        if time.monotonic() < self._peers[peer].refused_until:
-            raise Rejected(Reason.RATE_LIMIT, "refused after too many faults")
         return peer
 
     async def _serve(self, peer: ReplicaId, context: Context) -> Goodbye | None:

@@ -9,11 +9,12 @@ import grpc.aio
 
 from pbft.codec import decode_challenge, encode_peer_frame, encode_peer_item
 from pbft.core.ports import Signer
+from pbft.crypto.handshake import is_nonce_of
+from pbft.crypto.tls import TlsIdentity
 from pbft.errors import Reason, Rejected
 from pbft.messages import Hello, Role
 from pbft.transport.api import RECONNECT_SECONDS, Direction, PeerLimits, PeerSink
 from pbft.transport.grpc_options import CHANNEL_OPTIONS
-from pbft.transport.handshake import is_nonce_of
 from pbft.transport.send_queue import SendQueue
 from pbft.types import ReplicaId
 
@@ -41,10 +42,11 @@ class PeerDialler:
         signer: Signer,
         sink: PeerSink,
         limits: PeerLimits,
-        credentials: grpc.ChannelCredentials | None = None,
+        identity: TlsIdentity | None,
+        server_name: str,
     ) -> None:
-        """The keys are the public ones of the peer and of this replica; `credentials` of None means
-        plain text."""
+        """The keys are the public ones of the peer and of this replica; `identity` of None means
+        plain text, otherwise `server_name` must stand in the peer's certificate."""
         self.peer = peer
         self._peer_key = peer_key
         self._own_key = own_key
@@ -52,7 +54,14 @@ class PeerDialler:
         self._signer = signer
         self._sink = sink
         self._limits = limits
-        self._credentials = credentials
+        self._server_name = server_name
+        self._credentials = (
+            None
+            if identity is None
+            else grpc.ssl_channel_credentials(
+                identity.authority, identity.key, identity.certificate
+            )
+        )
         self._queue = SendQueue(limits.queue_bytes)
         self._hurry = asyncio.Event()
         self._up = False
@@ -124,9 +133,11 @@ class PeerDialler:
             await channel.close()
 
     def _open_channel(self) -> grpc.aio.Channel:
-        options = list(CHANNEL_OPTIONS)
+        options: list[tuple[str, int | str]] = list(CHANNEL_OPTIONS)
         if self._credentials is None:
             return grpc.aio.insecure_channel(self._address, options=options)
+        # Addresses are not in the genesis, so no certificate could name them.
+        options.append(("grpc.ssl_target_name_override", self._server_name))
         return grpc.aio.secure_channel(self._address, self._credentials, options=options)
 
     async def _shake_hands(self, call: Call) -> None:

@@ -69,6 +69,10 @@ class Journal:
         self._records.put(b"%08d" % position, 0, operation)
         return b"%d:%s" % (position, operation)
 
+    def exhausted(self) -> bytes:
+        """What is not executed."""
+        return b"exhausted"
+
     def query(self, query: bytes, agreed_time_us: Micros) -> bytes:
         """Everything so far."""
         return b"|".join(self.entries())
@@ -193,10 +197,10 @@ class Node:
         """One step of the core, its effects performed and everything checked."""
         effects = call(self.now())
         invariants.check(self.core)
-        self.cluster.oracles.watch(self.id, effects)
         for effect in effects:
             if self._fails_now():
                 return effects
+            self.cluster.oracles.watch(self.id, effect)
             self.effects.append(effect)
             self._perform(effect)
         return effects

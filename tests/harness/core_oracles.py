@@ -44,28 +44,27 @@ class Oracles:
         self.decided: dict[SequenceNumber, Digest] = {}
         self._gated: dict[ReplicaId, set[tuple[object, ...]]] = {}
         """What is on disk before anything later leaves."""
-        self._merged: dict[ReplicaId, SequenceNumber] = {}
 
-    def watch(self, replica: ReplicaId, effects: list[Effect]) -> None:
-        """Raises AssertionError naming what was broken."""
+    def watch(self, replica: ReplicaId, effect: Effect) -> None:
+        """Called for each effect that is performed, in order. Raises AssertionError naming what
+        was broken."""
         gated = self._gated.setdefault(replica, set())
-        for effect in effects:
-            match effect:
-                case Persist(record=DecidedRecord(sequence=sequence, digest=digest)):
-                    known = self.decided.setdefault(sequence, digest)
-                    assert known == digest, f"two batches decided at {sequence}"
-                    if effect.gates:
-                        gated.add(("decided", sequence))
-                case Persist(gates=True):
-                    gated.add(_key(effect))
-                case Send(item=item) | Broadcast(item=item):
-                    for signed in _own_statements(item, replica):
-                        self._watch_statement(replica, signed, gated)
-                case Event(name=EventName.EVIDENCE, value=accused):
-                    honest = accused in self.honest and accused not in self.forged
-                    assert not honest, f"replica {accused} is honest and was accused"
-                case _:
-                    pass
+        match effect:
+            case Persist(record=DecidedRecord(sequence=sequence, digest=digest)):
+                known = self.decided.setdefault(sequence, digest)
+                assert known == digest, f"two batches decided at {sequence}"
+                if effect.gates:
+                    gated.add(("decided", sequence))
+            case Persist(gates=True):
+                gated.add(_key(effect))
+            case Send(item=item) | Broadcast(item=item):
+                for signed in _own_statements(item, replica):
+                    self._watch_statement(replica, signed, gated)
+            case Event(name=EventName.EVIDENCE, value=accused):
+                honest = accused in self.honest and accused not in self.forged
+                assert not honest, f"replica {accused} is honest and was accused"
+            case _:
+                pass
 
     def _watch_statement(
         self, replica: ReplicaId, signed: Signed, gated: set[tuple[object, ...]]

@@ -326,6 +326,7 @@ def test_a_request_is_executed_at_most_once_in_however_many_batches(n: int) -> N
 def test_log_goes_to_disk_before_the_vote_that_rests_on_it(n: int) -> None:
     """Replicas record what they accepted and prepared before they say so."""
     solo = Solo(n)
+    solo.node.effects.clear()
     digest = solo.propose(1)
     solo.prepare(1, digest)
     order = [

@@ -107,7 +107,7 @@ class Admins:
             ReplicaAddresses(client="127.0.0.1:1", admin=f"127.0.0.1:{server.server_port}")
             for server in self.servers
         )
-        cluster = ClusterFile(directory / "genesis.toml", addresses)
+        cluster = ClusterFile(directory / "genesis.toml", addresses, insecure=True)
         self.cluster_file.write_text(dump_cluster_file(cluster, directory))
 
     def _serve(self, replica: int) -> HTTPServer:

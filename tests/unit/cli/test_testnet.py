@@ -62,9 +62,16 @@ def test_cluster_file_names_where_the_replicas_listen(tmp_path: Path) -> None:
 
 def test_secrets_are_for_their_owner_alone(tmp_path: Path) -> None:
     layout = create_testnet(tmp_path / "net", replicas=4, clients=2)
-    secret_files = [layout.client_key_file(1), layout.replica_key_file(3)]
-    assert [mode(path) for path in secret_files] == [0o600, 0o600]
-    assert [mode(path.parent) for path in secret_files] == [0o700, 0o700]
+    secret_files = [
+        layout.client_key_file(1),
+        layout.client_certificate_file(1),
+        layout.replica_key_file(3),
+        layout.replica_certificate_file(3),
+        layout.operator_file,
+        layout.authority_key_file,
+    ]
+    assert {mode(path) for path in secret_files} == {0o600}
+    assert {mode(path.parent) for path in secret_files} == {0o700}
 
 
 def test_a_testnet_can_be_moved(tmp_path: Path) -> None:
@@ -174,4 +181,5 @@ def test_the_default_256_clients_are_made_at_once(tmp_path: Path) -> None:
     begin = time.process_time()
     layout = create_testnet(tmp_path / "net", replicas=4)
     assert time.process_time() - begin < 2
-    assert len(list(layout.clients_directory.iterdir())) == 256
+    assert len(list(layout.clients_directory.glob("*.key"))) == 256
+    assert len(list(layout.clients_directory.glob("*.pem"))) == 256

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,9 +15,11 @@ from pbft.codec import (
     encode_gateway_item,
 )
 from pbft.crypto.digest import query_digest, request_digest, results_digest
+from pbft.crypto.handshake import make_nonce
 from pbft.crypto.keys import save_key_pair
 from pbft.crypto.signing import ReplicaSigner
 from pbft.genesis import dump_genesis
+from pbft.grpc_environment import aio, grpc
 from pbft.messages import (
     GatewayChallenge,
     GatewayItem,
@@ -37,7 +38,6 @@ from pbft.service.kv.store import KeyValueStore
 from pbft_client.client import Client
 from pbft_client.cluster_file import ClusterFile, ReplicaAddresses, dump_cluster_file
 from pbft_client.engine import ClientSettings
-from pbft_client.grpc_environment import aio, grpc
 from tests.harness.records import DictState
 from tests.unit.client.world import real_world
 
@@ -119,6 +119,7 @@ class FakeReplica:
         self.rewrite_reply: Callable[[Reply], Reply] = lambda reply: reply
         self.rewrite_read: Callable[[ReadReply], ReadReply] = lambda reply: reply
         self.signs_as = index
+        self.challenges_as = index
         self.cluster_id = cluster.world.genesis.cluster_id
         self.refuses: tuple[grpc.StatusCode, str] | None = None
         self.greets = True
@@ -173,7 +174,9 @@ class FakeReplica:
         if not self.greets:
             await context.read()
             return
-        challenge = GatewayChallenge(secrets.token_bytes(32), self.cluster_id)
+        challenge = GatewayChallenge(
+            make_nonce(self.cluster.world.genesis.replicas[self.challenges_as]), self.cluster_id
+        )
         await context.write(encode_gateway_frame([encode_gateway_item(challenge)]))
         first = await context.read()
         if not isinstance(first, bytes):
@@ -246,6 +249,7 @@ class FakeCluster:
             genesis=self.directory / "genesis.toml",
             replicas=tuple(ReplicaAddresses(replica.address) for replica in self.replicas),
             key=keys / "0.key",
+            insecure=True,
         )
         self.file.write_text(dump_cluster_file(cluster, self.directory), encoding="utf-8")
         return self

@@ -9,9 +9,9 @@ import pytest
 
 from pbft.codec import encode_gateway_frame, encode_gateway_item
 from pbft.crypto.digest import results_digest
+from pbft.grpc_environment import grpc
 from pbft.messages import GatewayChallenge, Outcome, ReadReply, Refusal, Reply, Signed
 from pbft_client.errors import ClientError, OutcomeUnknown, TooFewAnswers, may_take_effect
-from pbft_client.grpc_environment import grpc
 from pbft_client.reads import ReadSettings
 from pbft_client.session import SessionSettings
 from tests.unit.client.fake_cluster import FakeCluster, in_loop, until

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import pbft_client
 from pbft.errors import ConfigurationError, Reason, Rejected
+from pbft.grpc_environment import aio, grpc
 from pbft.messages import Kind, Prepare, Replies
 from pbft.wire import kv_pb2
 from pbft_client import kv
@@ -29,7 +30,6 @@ from pbft_client.errors import (
     ServiceError,
     may_take_effect,
 )
-from pbft_client.grpc_environment import aio, grpc
 from pbft_client.link import describe_rejection, describe_rpc_error
 from pbft_client.results import Execution
 from tests.unit.client.world import World
@@ -83,6 +83,9 @@ def test_a_cluster_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ),
         key=tmp_path / 'clients"' / "0.key",
         certificate=Path("/elsewhere/client.pem"),
+        authority=tmp_path / "authority.pem",
+        operator=tmp_path / "operator" / "operator.pem",
+        insecure=True,
     )
     text = dump_cluster_file(cluster, tmp_path)
     assert 'genesis = "genesis.toml"' in text
@@ -101,6 +104,7 @@ def test_a_cluster_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ('genesis = "g"\nspeed = 1\n[[replicas]]\nclient = "a:1"', "unknown key in .*: speed"),
         ('genesis = "g"\n[[replicas]]\nclient = "a:1"\nx = 1', "unknown key in replica 0 .*: x"),
         ('genesis = "g"\nreplicas = [1]', "replica 0 of .* must be a table"),
+        ('genesis = "g"\ninsecure = 1\n[[replicas]]\nclient = "a:1"', "insecure in .* true or"),
         ('genesis = "g"\n[[replicas]]\nclient = "a"', "must be host:port, not 'a'"),
         ('genesis = "g"\n[[replicas]]\nclient = ":1"', "must be host:port"),
         ('genesis = "g"\n[[replicas]]\nclient = "a:70000"', "must be host:port"),
@@ -207,7 +211,7 @@ def test_names_are_imported_when_they_are_used() -> None:
 def test_grpc_is_set_up_before_it_is_imported_and_the_users_choice_stays() -> None:
     check = (
         "import os, sys; os.environ['GRPC_ENABLE_FORK_SUPPORT'] = 'mine';"
-        "os.environ.pop('GRPC_EXPERIMENTS', None); import pbft_client.grpc_environment;"
+        "os.environ.pop('GRPC_EXPERIMENTS', None); import pbft.grpc_environment;"
         "assert 'event_engine_client' in os.environ['GRPC_EXPERIMENTS'];"
         "assert os.environ['GRPC_ENABLE_FORK_SUPPORT'] == 'mine'"
     )

@@ -18,6 +18,7 @@ from pbft.node import event_log as event_log_module
 from pbft.node import status as status_module
 from pbft.node.admin import AdminListener
 from pbft.node.event_log import LINES_PER_WINDOW, EventLog, LibraryHandler
+from pbft.node.event_stream import EventStream
 from pbft.node.metrics import Metrics
 from pbft.node.status import NodeStatus, StatusBoard
 from pbft.quorum import Thresholds
@@ -45,7 +46,7 @@ def board(status: NodeStatus = STATUS, disk: bool = True) -> StatusBoard:
 
 @contextmanager
 def admin(shown: StatusBoard, metrics: Metrics) -> Iterator[str]:
-    listener = AdminListener("127.0.0.1", 0, shown, metrics.registry)
+    listener = AdminListener("127.0.0.1", 0, shown, metrics.registry, EventStream(2))
     try:
         yield f"http://127.0.0.1:{listener.port}"
     finally:
@@ -132,10 +133,11 @@ def test_a_blocked_event_loop_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_taken_admin_port_says_so() -> None:
-    first = AdminListener("127.0.0.1", 0, board(), Metrics(2, "1").registry)
+    registry, events = Metrics(2, "1").registry, EventStream(2)
+    first = AdminListener("127.0.0.1", 0, board(), registry, events)
     try:
         with pytest.raises(ConfigurationError, match=f"{first.port} for admin"):
-            AdminListener("127.0.0.1", first.port, board(), Metrics(2, "1").registry)
+            AdminListener("127.0.0.1", first.port, board(), registry, events)
     finally:
         first.close()
 

@@ -304,6 +304,9 @@ class Mute:
     def observe(self, sender: int, inbound: Inbound, now: Instant) -> None:
         self.observed.append(sender)
 
+    def hears(self, sender: int) -> bool:
+        return True
+
     def next_deadline_us(self) -> int | None:
         return self.deadline_us
 

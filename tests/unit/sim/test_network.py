@@ -49,8 +49,14 @@ def test_duplication_delivers_twice() -> None:
     assert 250 < len(arrived) < 350
 
 
-def test_late_messages_are_overtaken() -> None:
+def test_messages_of_one_direction_keep_their_order() -> None:
     arrived = Cluster(Conditions(late=0.3, late_us=100_000)).send_many(200)
+    assert arrived == list(range(200))
+
+
+def test_without_order_late_messages_are_overtaken() -> None:
+    conditions = Conditions(late=0.3, late_us=100_000, ordered=False)
+    arrived = Cluster(conditions).send_many(200)
     assert arrived != sorted(arrived)
     assert sorted(arrived) == list(range(200))
 

@@ -100,7 +100,7 @@ async def acceptor(
 ) -> AsyncIterator[tuple[PeerAcceptor, int]]:
     listener = PeerAcceptor(replica, GENESIS, Verifier(GENESIS), sink, limits or PeerLimits())
     try:
-        yield listener, await listener.start(f"127.0.0.1:{port}")
+        yield listener, await listener.start(f"127.0.0.1:{port}", None)
     finally:
         await listener.close()
 
@@ -117,6 +117,8 @@ async def dialler(
         signer=replica_signer(replica),
         sink=sink,
         limits=limits or PeerLimits(),
+        identity=None,
+        server_name="",
     )
     it.start()
     try:
@@ -131,7 +133,7 @@ async def gateway(
 ) -> AsyncIterator[tuple[Gateway, int]]:
     listener = Gateway(1, GENESIS, Verifier(GENESIS), sink, limits or ClientLimits())
     try:
-        yield listener, await listener.start(LOOPBACK)
+        yield listener, await listener.start(LOOPBACK, None)
     finally:
         await listener.close()
 

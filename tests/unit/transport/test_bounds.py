@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
+from pbft.grpc_environment import SWITCHES
 from pbft.transport import fault_budget
 from pbft.transport.api import FRAME_BYTES
 from pbft.transport.fault_budget import FaultBudget
-from pbft.transport.grpc_environment import SWITCHES
 from pbft.transport.send_queue import SendQueue
 
 
@@ -75,14 +75,17 @@ def test_budget_is_spent_and_refilled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [budget.spend() for _ in range(4)] == [True, True, True, False]
 
 
-def test_the_switches_are_set_before_grpc_is_imported() -> None:
+@pytest.mark.parametrize("module", ["pbft.transport.listener", "pbft_client.link"])
+def test_the_switches_are_set_before_grpc_is_imported(module: str) -> None:
     program = (
         "import os, sys\n"
-        "import pbft.transport\n"
-        "assert 'grpc' not in sys.modules\n"
-        "import pbft.transport.listener\n"
-        "assert 'grpc' in sys.modules\n"
-        "print(os.environ['GRPC_EXPERIMENTS'], os.environ['GRPC_ENABLE_FORK_SUPPORT'])\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'grpc':\n"
+        "            names = 'GRPC_EXPERIMENTS', 'GRPC_ENABLE_FORK_SUPPORT'\n"
+        "            print(*(os.environ[name] for name in names))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        f"import {module}\n"
     )
     environment = {name: value for name, value in os.environ.items() if name not in SWITCHES}
     printed = subprocess.run(

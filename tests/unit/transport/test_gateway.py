@@ -12,13 +12,13 @@ from pbft.codec import (
     encode_client_item,
     encode_gateway_item,
 )
+from pbft.crypto.handshake import is_nonce_of
 from pbft.crypto.keys import KeyPair
 from pbft.errors import Reason
 from pbft.genesis import Genesis
 from pbft.limits import MIB
 from pbft.messages import Consistency, ReadRequest, Refusal
 from pbft.transport.api import ClientLimits
-from pbft.transport.handshake import is_nonce_of
 from tests.unit.transport.support import (
     CLIENT_KEYS,
     GENESIS,

@@ -6,13 +6,13 @@ import os
 import pytest
 
 from pbft.codec import encode_challenge, encode_peer_frame, encode_peer_item
+from pbft.crypto.handshake import is_nonce_of, make_nonce
 from pbft.errors import ConfigurationError, Reason
 from pbft.limits import MIB
 from pbft.messages import BatchBytes, Hello, Role
 from pbft.transport import peer_dialler
 from pbft.transport.api import Direction, PeerLimits
 from pbft.transport.grpc_options import PEER_SERVER_OPTIONS
-from pbft.transport.handshake import is_nonce_of, make_nonce
 from pbft.transport.listener import Context, bind, make_server
 from pbft.transport.peer_dialler import PeerDialler
 from tests.unit.transport.support import (

@@ -1,0 +1,250 @@
+"""`python -m bench.catch_up`: a replica that was away catches up by state transfer.
+
+Prints how fast large values travel, how much travels when little differs, what a source that lies
+costs, and how much throughput the others keep while somebody catches up under load.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pbft.cli.admin import admin_addresses, get
+from pbft.cli.bench import connect_all
+from pbft.cli.layout import BENCH_CLIENTS_START
+from pbft.cli.local import open_or_create, wait_until_serving
+from pbft.cli.observer import Observer
+from pbft.cli.supervisor import LocalCluster
+from pbft.limits import KIB, MIB
+from pbft_client import Client
+
+REPLICAS = 4
+VICTIM = 3
+LIAR = 2
+LARGE_BYTES = 512 * KIB
+LARGE_IN_FLIGHT = 8
+SMALL_BYTES = 100
+KEYS = 2_000
+CATCH_UP_SECONDS_MAX = 300.0
+POLL_SECONDS = 0.1
+KEPT_SHARE_MIN = 0.7
+
+
+class Load:
+    """Small puts all the time; counts those that were acknowledged."""
+
+    def __init__(self, client: Client, in_flight: int) -> None:
+        """The client stays the caller's to close."""
+        self.acknowledged = 0
+        self._client = client
+        self._in_flight = in_flight
+        self._stopping = False
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._work(one)) for one in range(self._in_flight)]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def _work(self, worker: int) -> None:
+        number = worker
+        while not self._stopping:
+            number += self._in_flight
+            await self._client.put(b"small/%06d" % (number % KEYS), os.urandom(SMALL_BYTES))
+            self.acknowledged += 1
+
+    async def per_second(self, during: Awaitable[object]) -> float:
+        """Acknowledged puts per second while something else happens."""
+        begin, before = time.monotonic(), self.acknowledged
+        await during
+        return (self.acknowledged - before) / (time.monotonic() - begin)
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """What the metrics of a replica say about its transfers since it started."""
+
+    bytes: int
+    seconds: float
+    transfers: int
+    bad_snapshots: int
+
+    @property
+    def megabytes_per_second(self) -> float:
+        """10^6 bytes of keys and values a second, verification and installation included."""
+        return self.bytes / 1e6 / self.seconds if self.seconds else 0.0
+
+
+class Scene:
+    """The cluster, and who looks at it."""
+
+    def __init__(self, cluster: LocalCluster, client: Client) -> None:
+        self.cluster = cluster
+        self.client = client
+        self.observer = Observer(cluster.layout.cluster_file)
+        self._address = admin_addresses(cluster.layout.cluster_file)[VICTIM]
+
+    async def stop_victim(self) -> None:
+        """kill -9."""
+        await asyncio.to_thread(self.cluster.kill, VICTIM)
+
+    async def catch_up(self) -> Transfer:
+        """Starts the victim; returns when it is as far as the others were just now."""
+        goal = await self.executed()
+        await asyncio.to_thread(self.cluster.start, VICTIM)
+        deadline = time.monotonic() + CATCH_UP_SECONDS_MAX
+        while ((await self.observer.statuses())[VICTIM].executed or 0) < goal:
+            assert time.monotonic() < deadline, await self.observer.statuses()
+            await asyncio.sleep(POLL_SECONDS)
+        return await asyncio.to_thread(self._transfer)
+
+    async def executed(self) -> int:
+        """The highest sequence that any replica has executed."""
+        return max(one.executed or 0 for one in await self.observer.statuses())
+
+    def _transfer(self) -> Transfer:
+        _, body = get(self._address, "/metrics")
+        lines = body.decode().splitlines()
+
+        def total(name: str, label: str = "") -> float:
+            values = (line.rsplit(" ", 1) for line in lines if label in line)
+            return sum(float(one[1]) for one in values if one[0].split("{")[0] == name)
+
+        return Transfer(
+            int(total("pbft_state_transfer_bytes_total")),
+            total("pbft_state_transfer_duration_seconds_sum"),
+            int(total("pbft_state_transfer_total", 'outcome="finished"')),
+            int(total("pbft_rejected_total", 'reason="bad_snapshot"')),
+        )
+
+    async def write_large(self, first: int, megabytes: int) -> None:
+        """So many MiB of large values, and small ones after them until a checkpoint is past."""
+        numbers = iter(range(first, first + megabytes * MIB // LARGE_BYTES))
+
+        async def work() -> None:
+            for number in numbers:
+                await self.client.put(b"large/%06d" % number, os.urandom(LARGE_BYTES))
+
+        await asyncio.gather(*(work() for _ in range(LARGE_IN_FLIGHT)))
+        for number in range(300):
+            await self.client.put(b"after", b"%d" % number)
+
+
+async def measure(cluster: LocalCluster, options: argparse.Namespace) -> None:
+    """All acts. Raises AssertionError if a claim does not hold."""
+    async with AsyncExitStack() as stack:
+        layout = cluster.layout
+        keys = [layout.client_key_file(BENCH_CLIENTS_START)]
+        (client,) = await connect_all(stack, layout.cluster_file, keys)
+        scene = Scene(cluster, client)
+        await scene.stop_victim()
+        await scene.write_large(0, options.megabytes)
+        told = await scene.catch_up()
+        print(f"all of {options.megabytes} MiB in large values: {describe(told)}", flush=True)
+        assert told.bytes >= options.megabytes * MIB * 9 // 10
+
+        await scene.stop_victim()
+        await scene.write_large(0, 2)
+        told = await scene.catch_up()
+        print(f"2 MiB of {options.megabytes} MiB differ: {describe(told)}", flush=True)
+        assert 0 < told.bytes < options.megabytes * MIB // 2
+
+        await with_a_liar(scene, options.megabytes)
+        await under_load(scene, options)
+
+
+async def with_a_liar(scene: Scene, megabytes: int) -> None:
+    """One of the sources changes what it sends."""
+    await scene.stop_victim()
+    await asyncio.to_thread(scene.cluster.stop, [LIAR])
+    liar = ["--allow-fault-injection", "--fault", "poison-transfer"]
+    await asyncio.to_thread(scene.cluster.start, LIAR, liar)
+    await scene.write_large(0, megabytes // 4)
+    told = await scene.catch_up()
+    print(f"a quarter differs, one source lies: {describe(told)}", flush=True)
+    assert told.transfers > 0
+    await asyncio.to_thread(scene.cluster.stop, [LIAR])
+    await asyncio.to_thread(scene.cluster.start, LIAR)
+
+
+async def under_load(scene: Scene, options: argparse.Namespace) -> None:
+    """The victim misses many batches, and catches up while the load goes on."""
+    await scene.stop_victim()
+    missed_from = await scene.executed()
+    async with Load(scene.client, options.in_flight) as load:
+        await asyncio.sleep(2)
+        alone = await load.per_second(asyncio.sleep(options.seconds))
+        for _ in range(options.batches):
+            if await scene.executed() >= missed_from + options.batches:
+                break
+            await asyncio.sleep(POLL_SECONDS)
+        missed = await scene.executed() - missed_from
+        begin = time.monotonic()
+        catching_up = asyncio.create_task(scene.catch_up())
+        meanwhile = await load.per_second(catching_up)
+        seconds = time.monotonic() - begin
+        told = await catching_up
+    share = meanwhile / alone
+    print(f"{missed} batches missed, caught up in {seconds:.1f} s under load: {describe(told)}")
+    print(f"the others: {alone:.0f} puts/s before, {meanwhile:.0f} meanwhile: {share:.0%}")
+    assert told.transfers > 0
+    assert share >= KEPT_SHARE_MIN, f"only {share:.0%} of the throughput is kept"
+
+
+def describe(told: Transfer) -> str:
+    """One line."""
+    return (
+        f"{told.bytes} bytes in {told.transfers} transfers, {told.seconds:.2f} s: "
+        f"{told.megabytes_per_second:.0f} MB/s; {told.bad_snapshots} bad snapshots refused"
+    )
+
+
+def in_cluster(story: Callable[[LocalCluster], Awaitable[None]]) -> None:
+    """Runs a story on a fresh cluster, which is gone at the end; its logs are shown on failure."""
+    with tempfile.TemporaryDirectory(prefix="pbft-bench-") as directory:
+        cluster = open_or_create(Path(directory) / "cluster", REPLICAS)
+        try:
+            for replica in cluster.replicas:
+                cluster.start(replica)
+            wait_until_serving(cluster)
+            asyncio.run(_run(story, cluster))
+        except BaseException:
+            for replica in cluster.replicas:
+                print(f"--- replica {replica}:\n{cluster.log_tail(replica)}", file=sys.stderr)
+            raise
+        finally:
+            cluster.stop(cluster.running())
+
+
+async def _run(story: Callable[[LocalCluster], Awaitable[None]], cluster: LocalCluster) -> None:
+    await story(cluster)
+
+
+def main() -> None:
+    """Runs on a cluster of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=256)
+    parser.add_argument("--batches", type=int, default=20_000)
+    parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of throughput alone")
+    options = parser.parse_args()
+    in_cluster(lambda cluster: measure(cluster, options))
+
+
+if __name__ == "__main__":
+    main()

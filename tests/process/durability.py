@@ -1,0 +1,216 @@
+"""`make durability`: kill -9 of all replicas at once, again and again, under load.
+
+They start again in random order. Every acknowledged write must be there, the history of all
+operations linearizable for both checkers, and the states equal. Then the same with replicas that
+lost their data directory, and with one whose directory was rolled back to an older copy: they must
+notice, rejoin without help, and vote again.
+"""
+
+import argparse
+import asyncio
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pbft.cli.local import open_or_create, wait_until_serving
+from pbft.cli.main_job import Scene, compare_states
+from pbft.cli.observer import Observer
+from pbft.cli.supervisor import LocalCluster
+from pbft.cli.traffic import Traffic, TrafficPlan
+from pbft_client import Client
+from tests.process.helpers import assert_linearizable, connect, pbft
+from tests.process.ledger import Ledger
+
+SERVING_SECONDS_MAX = 10.0
+"""From the start of the last replica to the next acknowledged write."""
+REJOIN_SECONDS_MAX = 60.0
+POLL_SECONDS = 0.02
+REJOINING = "rejoining"
+PROBE_KEY = b"durability/probe"
+
+
+@dataclass(slots=True)
+class Ordeal:
+    """What the rounds share."""
+
+    cluster: LocalCluster
+    observer: Observer
+    source: random.Random
+    traffic: Traffic
+    ledger: Ledger
+    client: Client
+    """Measures; its operations are not part of the traffic."""
+    serving_seconds: list[float] = field(default_factory=list)
+
+    async def kill(self, replicas: Iterable[int]) -> None:
+        """kill -9 in random order, at random moments close to each other."""
+        for replica in self._shuffled(replicas):
+            await asyncio.to_thread(self.cluster.kill, replica)
+            await asyncio.sleep(self.source.choice((0.0, 0.0, 0.05, 0.2)) * self.source.random())
+
+    async def start(self, replicas: Iterable[int]) -> float:
+        """Starts them in random order; returns how many seconds after the last start the next
+        write was acknowledged."""
+        for replica in self._shuffled(replicas):
+            await asyncio.to_thread(self.cluster.start, replica)
+            await asyncio.sleep(self.source.choice((0.0, 0.0, 0.5)) * self.source.random())
+        begin = time.monotonic()
+        await self.client.put(PROBE_KEY, str(begin).encode(), timeout=60.0)
+        return time.monotonic() - begin
+
+    async def require_everything(self) -> None:
+        """All that was ever acknowledged is there."""
+        missing = await self.ledger.missing()
+        assert not missing, f"{len(missing)} acknowledged writes are lost: {missing[:5]}"
+        self.traffic.check_running()
+
+    def _shuffled(self, replicas: Iterable[int]) -> list[int]:
+        order = list(replicas)
+        self.source.shuffle(order)
+        return order
+
+
+async def lose_power(ordeal: Ordeal, rounds: int, interval_seconds: float) -> None:
+    """Kills all, starts all, in each round."""
+    for number in range(1, rounds + 1):
+        await asyncio.sleep(ordeal.source.uniform(0.2, interval_seconds))
+        await ordeal.kill(ordeal.cluster.replicas)
+        seconds = await ordeal.start(ordeal.cluster.replicas)
+        ordeal.serving_seconds.append(seconds)
+        await ordeal.require_everything()
+        print(
+            f"round {number}: all killed; served {seconds:.2f} s after the last start; "
+            f"{len(ordeal.ledger.acknowledged)} acknowledged writes all there",
+            flush=True,
+        )
+        assert seconds <= SERVING_SECONDS_MAX, f"served only after {seconds:.1f} s"
+
+
+async def wait_for_rejoin(observer: Observer, replica: int) -> float:
+    """Returns when the replica, seen rejoining, votes again; how many seconds that took."""
+    begin = time.monotonic()
+    recognised = False
+    while not recognised:
+        status = (await observer.statuses())[replica]
+        recognised = status.mode == REJOINING
+        elapsed = time.monotonic() - begin
+        assert elapsed < REJOIN_SECONDS_MAX, f"replica {replica} is not seen rejoining: {status}"
+        await asyncio.sleep(POLL_SECONDS)
+    while (await observer.statuses())[replica].mode == REJOINING:
+        assert time.monotonic() - begin < REJOIN_SECONDS_MAX, f"replica {replica} does not rejoin"
+        await asyncio.sleep(POLL_SECONDS)
+    await observer.wait_until_voting(replica)
+    return time.monotonic() - begin
+
+
+async def forget(ordeal: Ordeal, victims: list[int]) -> None:
+    """All are killed; the victims' directories are deleted and initialised again."""
+    await ordeal.kill(ordeal.cluster.replicas)
+    for victim in victims:
+        shutil.rmtree(ordeal.cluster.layout.data_directory(victim))
+        configuration = ordeal.cluster.layout.configuration_file(victim)
+        done = pbft("storage", "init", "--config", configuration)
+        assert done.returncode == 0, done.stderr
+    await rejoin(ordeal, victims, "deleted and initialised again")
+
+
+async def roll_back(ordeal: Ordeal, victim: int, seconds: float) -> None:
+    """One directory is exchanged for a copy made some time before; all are killed."""
+    data = ordeal.cluster.layout.data_directory(victim)
+    copy = data.with_name("older-copy")
+    await ordeal.kill([victim])
+    shutil.copytree(data, copy)
+    await ordeal.start([victim])
+    await ordeal.observer.wait_until_voting(victim)
+    await asyncio.sleep(seconds)
+    await ordeal.kill(ordeal.cluster.replicas)
+    shutil.rmtree(data)
+    copy.rename(data)
+    await rejoin(ordeal, [victim], f"rolled back by {seconds:.0f} s")
+
+
+async def rejoin(ordeal: Ordeal, victims: list[int], fate: str) -> None:
+    """Starts all; the victims must be seen to notice, to rejoin and to vote."""
+    watched = [asyncio.create_task(wait_for_rejoin(ordeal.observer, one)) for one in victims]
+    serving = await ordeal.start(ordeal.cluster.replicas)
+    assert serving <= SERVING_SECONDS_MAX, f"served only after {serving:.1f} s"
+    for victim, seconds in zip(victims, await asyncio.gather(*watched), strict=True):
+        print(
+            f"replica {victim}: directory {fate}, all killed; served after {serving:.2f} s; "
+            f"amnesia noticed, rejoined, voting again after {seconds:.2f} s",
+            flush=True,
+        )
+    await ordeal.require_everything()
+
+
+async def durability(cluster: LocalCluster, options: argparse.Namespace) -> None:
+    """Raises AssertionError or CommandFailed if anything that must hold does not."""
+    source = random.Random(options.seed)
+    observer = Observer(cluster.layout.cluster_file)
+    plan = TrafficPlan(keys=options.keys, seed=options.seed, pause_seconds=options.pause)
+    begin = time.monotonic()
+    async with AsyncExitStack() as stack:
+        measuring, writer, *clients = await connect(stack, cluster, options.clients + 2)
+        async with Traffic(clients, plan) as traffic, Ledger(writer) as ledger:
+            ordeal = Ordeal(cluster, observer, source, traffic, ledger, measuring)
+            await lose_power(ordeal, options.rounds, options.interval)
+            # One rejoin a minute of each replica: the victims are different ones.
+            faulty = observer.thresholds.faulty
+            victims = source.sample(cluster.replicas, faulty + 1)
+            await forget(ordeal, victims[:faulty])
+            await roll_back(ordeal, victims[-1], options.rollback)
+            await asyncio.sleep(options.interval)
+        await traffic.read_all()
+        await ordeal.require_everything()
+        times = ordeal.serving_seconds
+        print(f"{options.rounds} rounds in {time.monotonic() - begin:.0f} s; served after", end="")
+        print(f" {statistics.median(times):.2f} s (median), {max(times):.2f} s (longest);")
+        print(f"{len(ledger.acknowledged)} single writes and {traffic.acknowledged} operations of")
+        print(f"{options.clients} clients on {options.keys} keys answered, {traffic.failed} not")
+        for failure in traffic.failures:
+            print(f"not answered: {failure}")
+        assert_linearizable(traffic, options.operations_min)
+        print("the history is linearizable: both checkers agree")
+        sequence, digests = await compare_states(Scene(cluster, observer, traffic, measuring))
+        assert len(digests) == len(cluster.replicas) and len(set(digests)) == 1, digests
+        print(f"all replicas hold the same state at sequence {sequence}: {digests[0]}")
+
+
+def main() -> int:
+    """Runs the ordeal on a cluster of its own; 0 if all held."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--operations-min", type=int, default=5_000)
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--keys", type=int, default=10)
+    parser.add_argument("--replicas", type=int, default=4)
+    parser.add_argument("--interval", type=float, default=3.0, help="seconds, at most")
+    parser.add_argument("--pause", type=float, default=0.01, help="seconds between operations")
+    parser.add_argument("--rollback", type=float, default=5.0, help="seconds lost by rolling back")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="pbft-durability-") as directory:
+        cluster = open_or_create(Path(directory) / "cluster", options.replicas)
+        try:
+            for replica in cluster.replicas:
+                cluster.start(replica)
+            wait_until_serving(cluster)
+            asyncio.run(durability(cluster, options))
+        except BaseException:
+            for replica in cluster.replicas:
+                print(f"--- replica {replica}:\n{cluster.log_tail(replica)}", file=sys.stderr)
+            raise
+        finally:
+            cluster.stop(cluster.running())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

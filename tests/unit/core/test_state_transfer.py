@@ -1,0 +1,477 @@
+"""State transfer (protocol.md section 9): several sources, poisoned, stalled and slow ones, crashes,
+and the source's bounds."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from pbft.core.effects import EventName, Install, Merge, Send
+from pbft.errors import Reason
+from pbft.limits import LocalLimits
+from pbft.messages import (
+    StableCertificate,
+    StateChunk,
+    StateLeaves,
+    StateRecord,
+    StateRequest,
+)
+from pbft.storage.transfer import PinnedCheckpoint
+from tests.harness.core_cluster import SECOND, Cluster
+from tests.harness.core_forge import INTERVAL, WINDOW
+from tests.harness.core_solo import Solo
+
+Tamper = Callable[[StateLeaves | StateChunk], StateLeaves | StateChunk]
+FAR = 2 * WINDOW + INTERVAL
+
+
+def lagging(n: int = 4, count: int = FAR, live: int = 3) -> tuple[Cluster, int]:
+    """A cluster of which the last replica missed so much that only a transfer helps."""
+    cluster = Cluster(n)
+    cluster.isolate(n - 1)
+    cluster.run(count)
+    cluster.drop(None)
+    return cluster, n - 1
+
+
+class Target:
+    """Replica 3 alone; its sources are snapshots of a real cluster, told by the test."""
+
+    def __init__(self, count: int = FAR) -> None:
+        self.donor = Cluster(4, live=range(4))
+        self.donor.run(count)
+        self.solo = Solo(4, me=3)
+        self.node = self.solo.node
+        self.certificate = self.snapshot().certificate
+        self.solo.cluster.tell(3, StableCertificate(self.certificate))
+        self.served: dict[int, int] = {}
+        self.pinned: dict[int, PinnedCheckpoint] = {}
+        self.solo.cluster.advance(SECOND // 4)
+
+    def snapshot(self) -> PinnedCheckpoint:
+        """What an honest source pins now."""
+        return self.donor[0].state.pin()
+
+    def requests(self, peer: int) -> list[StateRequest]:
+        """New requests to this peer."""
+        sends = [e for e in self.node.effects if isinstance(e, Send) and e.to == peer]
+        return [e.item for e in sends if isinstance(e.item, StateRequest)]
+
+    def serve(self, peer: int, tamper: Tamper | None = None, most: int = 50) -> None:
+        """Answers what this peer is asked, until it is asked no more."""
+        for _ in range(most):
+            served, requests = self.served.get(peer, 0), self.requests(peer)
+            if served >= len(requests):
+                return
+            request = requests[served]
+            self.served[peer] = served + 1
+            if request.sequence == 0:
+                snapshot = self.pinned[peer] = self.snapshot()
+                answer: StateLeaves | StateChunk = StateLeaves(
+                    StableCertificate(snapshot.certificate), snapshot.leaves()
+                )
+            else:
+                answer = self.pinned[peer].chunk(request.buckets, request.cursor)
+            self.node.receive(peer, answer if tamper is None else tamper(answer))
+
+    def restart(self) -> None:
+        """Crashes and starts again; its old requests are nobody's any more."""
+        self.solo.restart()
+        self.served.clear()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has the donor's state."""
+        return self.node.core.executed == self.snapshot().sequence and not self.node.core.transfer
+
+    def expect_state(self) -> None:
+        """Fails unless it is exactly the donor's."""
+        assert self.is_done
+        count = self.snapshot().sequence
+        assert self.node.journal == self.donor[0].journal[:count]
+
+
+def test_a_replica_far_behind_gets_the_state_and_goes_on(n: int = 7) -> None:
+    cluster, late = lagging(n)
+    cluster.advance(5 * SECOND)
+    assert cluster.agree()
+    assert cluster[late].events(EventName.STATE_TRANSFER_FINISHED)
+    cluster.run(3, first=FAR + 1)
+    assert cluster.agree()
+    assert len(cluster[late].journal) == FAR + 3
+
+
+def test_no_transfer_begins_while_pushed_batches_can_do_it() -> None:
+    cluster, late = lagging(count=INTERVAL + 1)
+    cluster.advance(5 * SECOND)
+    assert cluster.agree()
+    assert not cluster[late].events(EventName.STATE_TRANSFER_STARTED)
+
+
+def test_it_ends_under_load() -> None:
+    """The checkpoint moves on while the state travels; the tail is pushed."""
+    cluster, late = lagging()
+    for number in range(FAR + 1, FAR + 41):
+        cluster.submit(cluster.forge.request(number))
+        cluster.advance(SECOND // 20)
+    cluster.advance(3 * SECOND)
+    assert cluster.agree()
+    assert len(cluster[late].journal) == FAR + 40
+
+
+def test_the_sessions_come_with_the_state() -> None:
+    """T8: without the replies exactly-once would break."""
+    cluster, late = lagging()
+    cluster.advance(5 * SECOND)
+    cluster.submit(cluster.forge.request(FAR), to=[late])
+    replies = [node.replies()[-1] for node in (cluster[0], cluster[late])]
+    assert replies[0].sequence == replies[1].sequence == FAR
+    assert replies[0].results_digest == replies[1].results_digest
+    assert len(cluster[late].journal) == FAR
+
+
+def test_several_sources_share_the_buckets() -> None:
+    target = Target()
+    for peer in (0, 1, 2):
+        target.node.receive(peer, StateLeaves(StableCertificate(target.certificate),
+                                              target.snapshot().leaves()))  # fmt: skip
+        target.pinned[peer] = target.snapshot()
+    asked = [target.requests(peer)[1:] for peer in (0, 1, 2)]
+    assert len(asked[0]) == 1
+    first = asked[0][0].buckets
+    assert int.from_bytes(first, "little").bit_count() >= 1
+    target.solo.cluster.advance(SECOND)
+
+
+def serve_all(target: Target, **tampers: Tamper) -> None:
+    """Every source answers in turn; `peer1=...` tampers with what source 1 says."""
+    for _ in range(8):
+        for peer in (1, 0, 2):
+            target.serve(peer, tampers.get(f"peer{peer}"))
+        target.solo.cluster.advance(SECOND)
+        if target.is_done:
+            return
+
+
+def test_one_source_is_enough() -> None:
+    target = Target()
+    for _ in range(5):
+        target.serve(2)
+        target.solo.cluster.advance(SECOND)
+    target.expect_state()
+
+
+def flip(record: StateRecord) -> StateRecord:
+    """The same record with one bit of its value (or key) wrong."""
+    if record.value:
+        return replace(record, value=bytes([record.value[0] ^ 1]) + record.value[1:])
+    return replace(record, key=record.key + b"x")
+
+
+POISONS: dict[str, Tamper] = {
+    "one bit of a record": lambda a: (
+        replace(a, records=(*a.records[:-1], flip(a.records[-1])))
+        if isinstance(a, StateChunk) and a.records
+        else a
+    ),
+    "a record missing": lambda a: (
+        replace(a, records=a.records[1:]) if isinstance(a, StateChunk) else a
+    ),
+    "a record twice": lambda a: (
+        replace(a, records=(*a.records, *a.records[:1])) if isinstance(a, StateChunk) else a
+    ),
+    "a record too many": lambda a: (
+        replace(a, records=(*a.records, StateRecord(2, b"more", 0, b"")))
+        if isinstance(a, StateChunk)
+        else a
+    ),
+    "one bit of the leaves": lambda a: (
+        replace(a, leaves=(replace(a.leaves[0], count=a.leaves[0].count + 1), *a.leaves[1:]))
+        if isinstance(a, StateLeaves)
+        else a
+    ),
+    "a cursor that does not move": lambda a: (
+        replace(a, cursor=b"", records=()) if isinstance(a, StateChunk) else a
+    ),
+    "a cursor going back": lambda a: (
+        replace(a, cursor=b"\0" if not a.cursor else a.cursor[:1]) if isinstance(a, StateChunk) else a
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POISONS)
+def test_a_poisoned_source_is_demoted_and_nothing_of_it_is_installed(name: str) -> None:
+    """T1: found before installation; the others deliver."""
+    target = Target()
+    serve_all(target, peer1=POISONS[name])
+    target.expect_state()
+    assert target.solo.rejected(Reason.BAD_SNAPSHOT) >= 1
+
+
+def test_a_certificate_of_another_checkpoint_does_not_go_with_the_leaves() -> None:
+    """T2: the leaves must hash to what q replicas signed."""
+    target = Target()
+    other = target.solo.forge.checkpoints(FAR, bytes(32))
+
+    def swap(answer: StateLeaves | StateChunk) -> StateLeaves | StateChunk:
+        if isinstance(answer, StateLeaves):
+            return replace(answer, certificate=StableCertificate(other))
+        return answer
+
+    serve_all(target, peer1=swap)
+    target.expect_state()
+
+
+def test_leaves_without_a_quorum_or_below_h_are_refused() -> None:
+    target = Target()
+    leaves = target.snapshot().leaves()
+    thin = StableCertificate(target.certificate[:-1])
+    target.node.receive(1, StateLeaves(thin, leaves))
+    assert target.solo.rejected(Reason.BAD_CERTIFICATE) == 1
+    old = Target(INTERVAL)
+    target.node.receive(
+        2, StateLeaves(StableCertificate(old.certificate), old.snapshot().leaves())
+    )
+    assert target.solo.rejected(Reason.SEQUENCE_LOW) == 1
+    assert target.node.core.transfer is not None
+    assert target.node.core.transfer.certificate is None
+
+
+def test_a_silent_source_is_replaced() -> None:
+    """T3: it says that it has the state and never delivers."""
+    target = Target()
+    target.serve(1, most=1)
+    assert target.node.core.transfer is not None and target.node.core.transfer.fetching
+    serve_all(target, peer1=lambda a: a if isinstance(a, StateLeaves) else replace(a, sequence=1))
+    target.expect_state()
+
+
+def test_a_source_that_drips_is_replaced() -> None:
+    """Something in each chunk, and an end never: the share has a time to be whole."""
+    target = Target()
+    target.serve(1, most=1)
+    for step in range(40):
+        target.solo.cluster.advance(SECOND * 9 // 10)
+        chunk = StateChunk(target.snapshot().sequence, (), bytes([1, step]))
+        target.node.receive(1, chunk)
+    transfer = target.node.core.transfer
+    assert transfer is not None
+    assert 1 in transfer.demoted
+    serve_all(target)
+    target.expect_state()
+
+
+def test_a_demoted_source_does_not_decide_what_is_fetched() -> None:
+    """A liar that always answers first must not win the race for ever."""
+    target = Target()
+    target.serve(1, most=1)
+    target.solo.cluster.advance(3 * SECOND)
+    transfer = target.node.core.transfer
+    assert transfer is not None and 1 in transfer.demoted
+    target.node.receive(
+        1, StateLeaves(StableCertificate(target.certificate), target.snapshot().leaves())
+    )
+    assert target.solo.rejected(Reason.BAD_SNAPSHOT) >= 1
+    transfer = target.node.core.transfer
+    assert transfer is not None and 1 not in transfer.sources
+    serve_all(target)
+    target.expect_state()
+
+
+def test_demoted_sources_are_asked_again_when_nobody_else_is_left() -> None:
+    target = Target()
+    for peer in (0, 1, 2):
+        target.serve(peer, POISONS["a record missing"])
+    target.solo.cluster.advance(5 * SECOND)
+    serve_all(target)
+    target.expect_state()
+
+
+def test_busy_sources_are_not_asked_for_leaves_again() -> None:
+    """Asking them would unpin what they are serving."""
+    target = Target()
+    target.serve(0, most=1)
+    target.serve(2, POISONS["a record missing"])
+    leaves = [r for r in target.requests(0) if r.sequence == 0]
+    target.solo.cluster.advance(SECOND * 9 // 10)
+    assert [r for r in target.requests(0) if r.sequence == 0] == leaves
+
+
+def test_unwanted_chunks_and_leaves_are_refused() -> None:
+    solo = Solo(4, me=3)
+    donor = Target(INTERVAL)
+    solo.node.receive(1, StateChunk(INTERVAL, (), b""))
+    leaves = StateLeaves(StableCertificate(donor.certificate), donor.snapshot().leaves())
+    solo.node.receive(1, leaves)
+    assert solo.rejected(Reason.UNWANTED) == 2
+    assert solo.node.core.transfer is None
+
+
+def test_a_crash_during_the_transfer_starts_it_again() -> None:
+    """T7: what was staged is lost, nothing else."""
+    target = Target()
+    target.serve(0, most=1)
+    target.restart()
+    assert target.node.core.executed == 0
+    target.solo.cluster.advance(SECOND)
+    serve_all(target)
+    target.expect_state()
+
+
+def test_a_crash_before_the_installation_is_durable_starts_it_again() -> None:
+    target = Target()
+    target.node.holds_merges = True
+    serve_all(target)
+    assert isinstance(target.node.jobs[0], Install)
+    target.restart()
+    target.node.holds_merges = False
+    target.solo.cluster.advance(SECOND)
+    serve_all(target)
+    target.expect_state()
+
+
+def test_a_crash_after_the_installation_keeps_it() -> None:
+    target = Target()
+    serve_all(target)
+    target.restart()
+    target.expect_state()
+
+
+def test_nothing_is_executed_while_the_state_is_being_installed() -> None:
+    target = Target()
+    target.node.holds_merges = True
+    serve_all(target)
+    batch = target.solo.batch(FAR + 1)
+    target.node.receive(0, target.solo.forge.committed(FAR + 1, batch))
+    assert target.node.core.executed == 0
+    target.node.receive(0, StateLeaves(StableCertificate(target.certificate),
+                                       target.snapshot().leaves()))  # fmt: skip
+    target.node.finish_jobs()
+    assert target.node.core.executed == FAR + 1
+    assert target.node.journal[-1] == b"0.1.%d" % (FAR + 1)
+
+
+def test_no_merge_moves_the_durable_state_under_a_transfer() -> None:
+    """A transfer compares with the durable state, so it begins after a running merge."""
+    solo = Solo(4, me=3)
+    solo.node.holds_merges = True
+    solo.decide_to(INTERVAL)
+    solo.stabilise(INTERVAL)
+    assert isinstance(solo.node.jobs[0], Merge)
+    solo.cluster.tell(3, solo.forge.stable(FAR, bytes(32)))
+    solo.cluster.advance(5 * SECOND)
+    assert solo.node.core.transfer is None
+    solo.node.finish_jobs()
+    assert solo.node.core.transfer is not None
+
+
+# Divergence.
+
+
+def test_a_replica_whose_state_is_wrong_stops_and_repairs_itself() -> None:
+    """K1: q replicas certify another digest than mine: no votes and no answers until the state is
+    theirs."""
+    cluster = Cluster(4)
+    cluster.run(2)
+    cluster[3].state.domain(2).put(b"rot", 0, b"rot")
+    cluster.oracles.forged.add(3)
+    cluster.drop(lambda m: m.to == 3 and m.says(StateLeaves))
+    cluster.run(INTERVAL, first=3)
+    bad = cluster[3]
+    assert bad.core.diverged
+    assert bad.replica.summary().mode == "diverged"
+    assert [event.sequence for event in bad.events(EventName.STATE_DIVERGED)] == [INTERVAL]
+    answers, votes = len(bad.answers), len(bad.sent(type(cluster.forge.verifier.decode(
+        cluster.forge.commit(0, 1, bytes(32))))))  # fmt: skip
+    cluster.run(3, first=INTERVAL + 3)
+    assert len(bad.answers) == answers
+    assert votes == len(bad.sent(type(cluster.forge.verifier.decode(
+        cluster.forge.commit(0, 1, bytes(32))))))  # fmt: skip
+    cluster.drop(None)
+    cluster.advance(5 * SECOND)
+    assert not bad.core.diverged
+    assert cluster.agree()
+    cluster.run(3, first=INTERVAL + 6)
+    assert cluster.agree()
+    assert len(bad.answers) > answers
+
+
+def test_a_diverged_replica_in_a_view_change_asks_for_no_ticks_without_end() -> None:
+    solo = Solo(4, me=2)
+    solo.decide_to(INTERVAL)
+    for replica in (0, 3):
+        solo.cluster.tell(2, solo.forge.view_change(replica, 5))
+    solo.stabilise(INTERVAL, bytes(32))
+    assert solo.node.core.diverged
+    solo.cluster.advance(60 * SECOND)
+    assert solo.node.core.view == 5
+
+
+# The source.
+
+
+def source() -> Solo:
+    """A replica with a durable checkpoint."""
+    solo = Solo(4)
+    solo.decide_to(INTERVAL)
+    solo.stabilise(INTERVAL)
+    return solo
+
+
+def test_a_source_serves_what_it_pinned_though_its_own_state_moves() -> None:
+    solo = source()
+    solo.node.receive(2, StateRequest(INTERVAL, 0))
+    pinned = solo.node.sent(StateLeaves)[-1]
+    solo.decide_to(2 * INTERVAL, first=INTERVAL + 1)
+    solo.stabilise(2 * INTERVAL)
+    everything = b"\xff\xff"
+    solo.node.receive(2, StateRequest(INTERVAL, INTERVAL, everything))
+    (chunk,) = solo.node.sent(StateChunk)
+    assert chunk.sequence == INTERVAL
+    assert len(chunk.records) == sum(leaf.count for leaf in pinned.leaves)
+    assert not chunk.cursor
+
+
+def test_a_source_that_has_nothing_that_new_says_nothing() -> None:
+    solo = source()
+    solo.node.receive(2, StateRequest(2 * INTERVAL, 0))
+    assert solo.rejected(Reason.SEQUENCE_HIGH) == 1
+    solo.node.receive(3, StateRequest(INTERVAL, INTERVAL, b"\1"))
+    assert solo.rejected(Reason.SEQUENCE_LOW) == 1
+    assert not solo.node.sent(StateLeaves, StateChunk)
+
+
+def test_a_source_pins_one_snapshot_per_peer_and_for_a_while() -> None:
+    solo = Solo(4, limits=LocalLimits(transfer_idle_us=5 * SECOND))
+    solo.decide_to(INTERVAL)
+    solo.stabilise(INTERVAL)
+    for peer in (0, 2, 3, 2, 2):
+        solo.node.receive(peer, StateRequest(0, 0))
+    assert sorted(solo.node.core.snapshots) == [0, 2, 3]
+    solo.cluster.advance(3 * SECOND)
+    solo.node.receive(2, StateRequest(INTERVAL, INTERVAL, b"\xff"))
+    solo.cluster.advance(3 * SECOND)
+    assert sorted(solo.node.core.snapshots) == [2]
+
+
+def test_a_flood_of_requests_is_limited_per_peer() -> None:
+    """T6: leaves are large, so they are served at a bounded rate; others are not harmed."""
+    solo = source()
+    for _ in range(100):
+        solo.node.receive(2, StateRequest(INTERVAL, 0))
+        solo.node.receive(2, StateRequest(INTERVAL, INTERVAL, b"\xff\xff"))
+    assert len(solo.node.sent(StateLeaves)) <= 10
+    assert len(solo.node.sent(StateChunk)) <= 10
+    assert solo.rejected(Reason.RATE_LIMIT) >= 180
+    solo.node.receive(3, StateRequest(INTERVAL, 0))
+    assert len(solo.node.sent(StateLeaves)) <= 11
+
+
+def test_bitmaps_and_cursors_of_a_peer_are_harmless() -> None:
+    solo = source()
+    solo.node.receive(2, StateRequest(INTERVAL, 0))
+    solo.node.receive(2, StateRequest(INTERVAL, INTERVAL, b"\xff" * 3))
+    assert solo.rejected(Reason.OVERSIZE) == 1
+    for cursor in (b"\xff" * 100, b"\0", b"../../etc/passwd"):
+        solo.node.receive(2, StateRequest(INTERVAL, INTERVAL, b"\xff\xff", cursor))
+    assert len(solo.node.sent(StateChunk)) == 3
