@@ -22,8 +22,8 @@ RecordKey: TypeAlias = tuple[int, bytes, int]
 class Dirty:
     """Records not yet accounted for in the sums, each with the value that is (None: no record).
 
-    Two generations: the older is folded when the younger is full, so that a record that comes and goes
-    within a generation's time costs no hash at all.
+    Two generations: the older is folded when the younger is full, so that a record that comes and
+    goes within a generation's time costs no hash at all.
     """
 
     __slots__ = ("older", "younger")
