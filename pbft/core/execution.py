@@ -123,10 +123,8 @@ def _execute_operations(core: Core, sequence: int, message: Request) -> tuple[by
     results: list[bytes] = []
     room = min(limits.results_bytes_per_request, core.results_room)
     for operation in message.operations:
-        if room > 0:
-            result = service.execute(operation, time_us, client)
-        else:
-            result = service.exhausted()
+        may = room > 0
+        result = service.execute(operation, time_us, client) if may else service.exhausted()
         room -= len(result)
         core.results_room -= len(result)
         results.append(result)
