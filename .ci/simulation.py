@@ -17,6 +17,10 @@ COUNTERS_MIN_PER_2000 = {
     "null_slots": 50,
     "state_transfers": 50,
     "restarts": 200,
+    "power_losses_of_all": 400,
+    "disk_faults": 600,
+    "amnesias": 100,
+    "rejoins": 60,
 }
 """What all runs together must have seen: otherwise they prove little."""
 

@@ -23,7 +23,7 @@ from pbft.cli.layout import BENCH_CLIENTS_START
 from pbft.cli.local import open_or_create, wait_until_serving
 from pbft.cli.observer import Observer
 from pbft.cli.supervisor import LocalCluster
-from pbft.limits import KIB, MIB
+from pbft.limits import KIB, MIB, LocalLimits
 from pbft_client import Client
 
 REPLICAS = 4
@@ -32,9 +32,12 @@ LIAR = 2
 LARGE_BYTES = 512 * KIB
 LARGE_IN_FLIGHT = 8
 SMALL_BYTES = 100
+SMALL_AFTER = 500
+"""Batches after the large values: more than healing alone can bring."""
 KEYS = 2_000
 CATCH_UP_SECONDS_MAX = 300.0
 POLL_SECONDS = 0.1
+UNPIN_SECONDS = LocalLimits().transfer_idle_us / 1_000_000 + 5
 KEPT_SHARE_MIN = 0.7
 
 
@@ -97,10 +100,13 @@ class Scene:
         self.cluster = cluster
         self.client = client
         self.observer = Observer(cluster.layout.cluster_file)
+        self._transferred = False
         self._address = admin_addresses(cluster.layout.cluster_file)[VICTIM]
 
     async def stop_victim(self) -> None:
-        """kill -9."""
+        """kill -9, when nobody keeps the batches after an earlier transfer for it any more."""
+        if self._transferred:
+            await asyncio.sleep(UNPIN_SECONDS)
         await asyncio.to_thread(self.cluster.kill, VICTIM)
 
     async def catch_up(self) -> Transfer:
@@ -111,6 +117,7 @@ class Scene:
         while ((await self.observer.statuses())[VICTIM].executed or 0) < goal:
             assert time.monotonic() < deadline, await self.observer.statuses()
             await asyncio.sleep(POLL_SECONDS)
+        self._transferred = True
         return await asyncio.to_thread(self._transfer)
 
     async def executed(self) -> int:
@@ -141,7 +148,7 @@ class Scene:
                 await self.client.put(b"large/%06d" % number, os.urandom(LARGE_BYTES))
 
         await asyncio.gather(*(work() for _ in range(LARGE_IN_FLIGHT)))
-        for number in range(300):
+        for number in range(SMALL_AFTER):
             await self.client.put(b"after", b"%d" % number)
 
 

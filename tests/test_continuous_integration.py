@@ -36,6 +36,10 @@ GOOD: dict[str, Any] = {
         "null_slots": 50,
         "state_transfers": 50,
         "restarts": 200,
+        "power_losses_of_all": 400,
+        "disk_faults": 600,
+        "amnesias": 100,
+        "rejoins": 60,
     },
 }
 

@@ -199,7 +199,7 @@ class Engine:
         if challenge.cluster_id != self._genesis.cluster_id:
             raise Rejected(Reason.WRONG_DOMAIN, "another cluster")
         if not is_nonce_of(challenge.nonce, self._genesis.replicas[replica]):
-            raise Rejected(Reason.SENDER_MISMATCH, "the challenge is another replica's")
+            raise Rejected(Reason.UNKNOWN_SENDER, "the challenge is another replica's")
         hello = Hello(Role.CLIENT, self._signer.client, challenge.nonce)
         return encode_client_item(self._signer.sign(hello))
 

@@ -52,6 +52,14 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 _DETAIL_CHARACTERS = 120
+_TROUBLES = {
+    "Connection refused": "refused the connection",
+    "Secure read failed": "refused this client's certificate, or went away",
+    "WRONG_VERSION_NUMBER": "does not speak TLS",
+    "Hostname Verification": "shows the certificate of somebody else",
+    "CERTIFICATE_VERIFY_FAILED": "shows a certificate that is expired or of another authority",
+}
+"""What words of gRPC's details mean; all come with the same code."""
 
 
 class LinkOwner(Protocol):
@@ -266,10 +274,11 @@ def describe_rpc_error(error: grpc.RpcError) -> str:
     """What happened to the stream, to be read after "replica i"."""
     if not isinstance(error, aio.AioRpcError):
         return "broke the stream"
+    for words, meaning in _TROUBLES.items():
+        if words in (error.details() or ""):
+            return meaning
     details = (error.details() or "").strip()[:_DETAIL_CHARACTERS]
     code = error.code()
-    if "connection refused" in (error.details() or "").lower():
-        return "refused the connection"
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return f"refuses this client: {details}"
     if code is grpc.StatusCode.OK:
@@ -281,6 +290,8 @@ def describe_rejection(rejected: Rejected) -> str:
     """What the replica did wrong, to be read after "replica i"."""
     if rejected.reason is Reason.WRONG_DOMAIN:
         return "belongs to another cluster"
+    if rejected.reason is Reason.UNKNOWN_SENDER:
+        return "is another replica than cluster.toml says"
     if rejected.reason is Reason.BAD_SIGNATURE:
         return "sent a wrong signature"
     return f"sent what no honest replica sends ({rejected.reason.value})"

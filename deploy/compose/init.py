@@ -2,8 +2,9 @@
 
 It runs as root, because a new volume belongs to root, with the volumes of all replicas and that of
 the clients mounted under VOLUMES. Each replica's volume gets what is public and that replica's own
-directory, the clients' volume what is public and the clients' directories. Afterwards nothing holds
-all the keys: they were made in memory. A second run finds the cluster and changes nothing.
+directory; the clients' volume what is public and the directories of the clients and the operator.
+Afterwards nothing holds all the keys, and nobody the authority's: they were made in memory. A
+second run finds the cluster and changes nothing.
 """
 
 import io
@@ -34,6 +35,9 @@ CLUSTER = "cluster.toml"
 """For clients on the host, through the published ports. Written last: it marks a whole cluster."""
 INSIDE = "inside.toml"
 """For clients in a container, through the client network."""
+TO_CLIENTS = ("clients", "operator")
+"""Directories of those who use and run the cluster. The authority's goes to nobody: whoever has
+its key can pass as anybody."""
 PUBLIC = stat.S_IRGRP | stat.S_IROTH
 
 
@@ -103,14 +107,19 @@ def make_testnet(testnet: Path, replicas: int) -> None:
 
 def deal_to_replica(testnet: Path, replica: int, volume: Path) -> None:
     """What is public, the replica's own directory, and an empty data directory."""
-    for path in testnet.iterdir():
-        if path.is_file() and path.stat().st_mode & PUBLIC and path.name != CLUSTER:
-            shutil.copy(path, volume)
+    copy_public_files(testnet, volume)
     own = volume / f"replica{replica}"
     shutil.copytree(testnet / own.name, own)
     if run(["storage", "init", "--config", str(own / "replica.toml")]) != 0:
         raise SetUpFailed(f"replica {replica} got no data directory")
     give_away(own)
+
+
+def copy_public_files(testnet: Path, volume: Path) -> None:
+    """Genesis and the authority's certificate: what others may read, but for the addresses."""
+    for path in testnet.iterdir():
+        if path.is_file() and path.stat().st_mode & PUBLIC and path.name != CLUSTER:
+            shutil.copy(path, volume)
 
 
 def deal_to_clients(testnet: Path) -> None:

@@ -19,7 +19,15 @@ from pbft.cli.process_table import ProcessRecord, ProcessState
 
 START_COMMAND = (sys.executable, "-P", "-m", "pbft.cli.main", "start")
 """By the running interpreter, and blind to what lies in the working directory."""
-OF_ONE_REPLICA = ("REPLICA", "DATA", "PEER_ADDRESS", "CLIENT_ADDRESS", "ADMIN_ADDRESS", "CONFIG")
+OF_ONE_REPLICA = (
+    "REPLICA",
+    "CERTIFICATE",
+    "DATA",
+    "PEER_ADDRESS",
+    "CLIENT_ADDRESS",
+    "ADMIN_ADDRESS",
+    "CONFIG",
+)
 """PBFT_* variables that would make all replicas the same one: not handed down to them."""
 POLL_SECONDS = 0.02
 STOP_SECONDS = 10.0

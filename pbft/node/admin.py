@@ -9,9 +9,10 @@ operator's certificate (`pbft.node.admin_tls`).
 import json
 import sys
 import threading
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6
+from socket import AF_INET, AF_INET6, SHUT_RDWR, socket
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,6 +27,9 @@ from pbft.node.status import StatusBoard
 
 REQUEST_SECONDS = 5
 """A connection that says nothing for this long is closed."""
+CONNECTIONS_MAX = 64
+"""At a time, each with a thread; beyond, the oldest is cut, so that one that says nothing keeps
+nobody out."""
 POLL_SECONDS = 0.2
 NUMBER_DIGITS_MAX = 18
 """Of a number in a query: what comes from outside is not turned into huge integers."""
@@ -36,11 +40,37 @@ JSON_LINES = "application/jsonl"
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
     board: StatusBoard
     registry: CollectorRegistry
     events: EventStream
     faults: FaultDesk | None
     security: AdminSecurity | None
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._lock = threading.Lock()
+        self._controls: dict[object, socket] = {}
+        """For each connection another handle on it, by which it can be cut whatever TLS made of
+        the first."""
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Starts the thread of a new connection, and cuts the oldest if they are too many."""
+        with self._lock:
+            self._controls[request] = request.dup()
+            if len(self._controls) > CONNECTIONS_MAX:
+                oldest = self._controls.pop(next(iter(self._controls)))
+                with oldest, suppress(OSError):
+                    oldest.shutdown(SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Ends a connection for good."""
+        with self._lock:
+            control = self._controls.pop(request, None)
+        if control is not None:
+            control.close()
+        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A connection that breaks, or that TLS refuses, is no news; anything else is a bug."""

@@ -36,7 +36,7 @@ def noted(data: Path) -> dict[str, dict[str, str]]:
     """The faults that wait for the next start, with their options."""
     try:
         note = json.loads((data / _NOTE).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{data / _NOTE} cannot be read: remove it") from error

@@ -94,7 +94,10 @@ class FaultBoard:
         self._signer = signer
         self._data = data
         self._active: dict[str, tuple[Behaviour, dict[str, str]]] = {}
+        self._configured: dict[str, dict[str, str]] = {}
+        """Faults of the disk at this start."""
         self._at_start: dict[str, dict[str, str]] = {}
+        """Faults of the disk at the next one."""
 
     @property
     def behaviour(self) -> Behaviour | None:
@@ -111,27 +114,30 @@ class FaultBoard:
                 self.on_change(self.behaviour)
         return [*self._active, *self._at_start]
 
-    def begin(self, faults: tuple[str, ...]) -> list[str]:
-        """Before the data directory is opened: takes the faults of the configuration, and does to
-        the disk what was noted for this start. Returns what was done to it. Raises
+    def take(self, faults: tuple[str, ...]) -> None:
+        """The faults of the configuration; those of the disk wait for `begin`. Raises
         ConfigurationError."""
-        waiting = disk_faults.noted(self._data) if self._data.is_dir() else {}
-        if waiting and not self.allowed:
-            raise ConfigurationError(
-                f"{self._data}: {', '.join(waiting)} was asked for by `pbft fault set`, but this "
-                "start does not allow faults: add --allow-fault-injection, or remove the note"
-            )
         for text in faults:
             name, options = parse_fault(text)
             if name in disk_faults.DISK_FAULTS:
-                waiting[name] = disk_faults.check_disk_fault(name, options)
+                self._configured[name] = disk_faults.check_disk_fault(name, options)
             else:
                 self.set(name, options)
-        for name, options in waiting.items():
+
+    def begin(self) -> list[str]:
+        """Before the data directory is opened: does to the disk what was asked for, by the
+        configuration or by a note of `set`. Returns the names. Raises ConfigurationError."""
+        noted = disk_faults.noted(self._data)
+        if noted and not self.allowed:
+            raise ConfigurationError(
+                f"{self._data}: {', '.join(noted)} was asked for by `pbft fault set`, but this "
+                "start does not allow faults: add --allow-fault-injection, or remove the note"
+            )
+        for name, options in (noted | self._configured).items():
             disk_faults.perform(self._data, name, options)
-        if waiting:
+        if noted:
             disk_faults.note(self._data, {})
-        return list(waiting)
+        return list(noted | self._configured)
 
     def set(self, name: str, options: dict[str, str]) -> None:
         """Begins a fault, in place of one of the same name. Raises ConfigurationError."""

@@ -1,6 +1,7 @@
 """One replica as a process: built from its configuration, run, stopped cleanly."""
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -35,11 +36,16 @@ from pbft.node.status import BEAT_SECONDS, NodeStatus, StatusBoard
 from pbft.node.worker import WorkerThread
 from pbft.service.kv.store import KEY_VALUE_DOMAIN, KeyValueStore
 from pbft.storage import directory
+from pbft.storage.api import StorageCorrupt
 from pbft.storage.state import LayeredState
 
 EXIT_DISK_FAILED = 70
 """Exit code of a replica whose disk refused a write (EX_SOFTWARE: restarting does not help)."""
 EXPIRY_WARNING_DAYS = 30
+ADVICE = (
+    "This replica does not vote with what is left: move the directory away, run pbft storage init, "
+    "and start again; it then rejoins by itself"
+)
 PUBLISH_SECONDS = 0.05
 """How old the published status may get while the core works."""
 
@@ -73,6 +79,7 @@ class ReplicaNode:
             configuration.data,
             configuration.allow_fault_injection,
         )
+        self._faults.take(configuration.faults)
         self._stop_asked = False
         self._runtime: Runtime | None = None
         self._published_at = 0.0
@@ -85,7 +92,14 @@ class ReplicaNode:
 
     async def run(self) -> None:
         """Serves until `stop`. Raises ConfigurationError, StorageCorrupt, ReplicaHalted."""
-        for name in self._faults.begin(self._configuration.faults):
+        try:
+            await self._run_on_disk()
+        except StorageCorrupt as error:
+            self._log.error("disk_corrupt", error=str(error))
+            raise StorageCorrupt(f"{self._configuration.data}: {error}. {ADVICE}") from error
+
+    async def _run_on_disk(self) -> None:
+        for name in self._faults.begin():
             self._log.info("disk_fault_performed", fault=name)
         storage = directory.open(
             self._configuration.data, self._genesis.cluster_id, self._configuration.replica
@@ -281,6 +295,8 @@ def package_version() -> str:
 def run_replica(configuration: NodeConfiguration) -> None:
     """Runs one replica in this process until SIGTERM or SIGINT. Raises as ReplicaNode.run."""
     log = EventLog(configuration.replica)
+    # A damaged file can end in a signal (SIGBUS, SIGSEGV): that shall not be without a word.
+    faulthandler.enable()
     node = ReplicaNode(configuration, log)
     logging.getLogger().addHandler(LibraryHandler(log))
 

@@ -7,6 +7,7 @@ crash loses whatever was not synced: votes that did not leave, and nothing else.
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from random import Random
 from typing import TypeAlias
 
@@ -22,7 +23,7 @@ from pbft.core.effects import (
     Truncate,
 )
 from pbft.sim.scheduler import Scheduler
-from pbft.storage.memory import MemoryLog
+from pbft.sim.virtual_log import CrashableLog
 from pbft.types import Micros
 
 Leaving: TypeAlias = Send | Broadcast | Answer | Refuse | Merge | Install
@@ -37,25 +38,37 @@ class DiskSpeed:
     merge_us: Micros = 2_000
 
 
+class Refusal(Enum):
+    """How a disk says no."""
+
+    FULL = "full"
+    """ENOSPC: nothing of the transaction is written."""
+    SYNC = "sync"
+    """EIO: some of it may be."""
+
+
 class Outbox:
     """Writes what must be durable, in order, and releases what waited for it.
 
-    One object lives from a start of the replica to its crash or stop; the log outlives it.
+    One object lives from a start of the replica to its crash or stop; the log outlives it. `fail`
+    is called when the disk refuses, and has to end the process.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
         random: Random,
-        log: MemoryLog,
+        log: CrashableLog,
         speed: DiskSpeed,
         release: Callable[[Leaving], None],
+        fail: Callable[[], None],
     ) -> None:
         self._scheduler = scheduler
         self._random = random
         self._log = log
         self._speed = speed
         self._release = release
+        self._fail = fail
         self._waiting: deque[tuple[int, Leaving]] = deque()
         """What leaves, with the count of records that must be durable before; ascending."""
         self._unwritten: list[Persist | Truncate] = []
@@ -70,6 +83,8 @@ class Outbox:
         self._position = 0
         """Where that sync ends in the log."""
         self._broken = False
+        self.refusal: Refusal | None = None
+        """How the disk refuses the next transaction; the process must then end."""
 
     def perform(self, effects: list[Effect]) -> None:
         """Takes the effects of one step, in order. What may leave at once does."""
@@ -100,6 +115,9 @@ class Outbox:
     def _start_sync(self) -> None:
         if self._syncing or not self._unwritten or self._broken:
             return
+        if self.refusal is Refusal.FULL:
+            self._fail()
+            return
         self._position = self._log.append(self._unwritten)
         self._unwritten = []
         self._syncing = self._handed
@@ -108,6 +126,10 @@ class Outbox:
 
     def _synced(self) -> None:
         if self._broken:
+            return
+        if self.refusal is not None:
+            # Nobody knows what a sync that failed has left on the disk: `crash` decides it.
+            self._fail()
             return
         self._log.sync(self._position)
         self._durable, self._syncing = self._syncing, 0

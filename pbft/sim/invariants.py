@@ -66,6 +66,14 @@ class Counters:
     evidence: int = 0
     batches: int = 0
     """Sequence numbers decided."""
+    power_losses_of_all: int = 0
+    """Moments at which no replica was left."""
+    disk_faults: int = 0
+    """Times that a disk refused, lost or damaged something."""
+    amnesias: int = 0
+    """Times that a replica noticed that it lacks its own votes."""
+    rejoins: int = 0
+    """Times that such a replica came to vote again."""
 
 
 @dataclass(slots=True)
@@ -105,6 +113,8 @@ class Watch:
         self._entered: set[View] = set()
         self._honest: set[ReplicaId] = set()
         self._blank: set[ReplicaId] = set()
+        self.damaged: set[ReplicaId] = set()
+        """Replicas whose disk has lost something that was synced."""
 
     def began(
         self, replica: ReplicaId, executed: SequenceNumber, *, first: bool, blank: bool = False
@@ -199,8 +209,12 @@ class Watch:
                 raise Violation("I16", f"replica {replica} accuses honest {event.value}")
         elif name is EventName.STATE_DIVERGED:
             raise Violation("I11", f"replica {replica} diverged at {event.sequence}")
-        elif name is EventName.AMNESIA and replica not in self._blank:
-            raise Violation("I9", f"replica {replica} was shown a vote that its disk lacks")
+        elif name is EventName.AMNESIA:
+            self.counters.amnesias += 1
+            if replica not in self._blank and replica not in self.damaged:
+                raise Violation("I9", f"replica {replica} was shown a vote that its disk lacks")
+        elif name is EventName.REJOINED:
+            self.counters.rejoins += 1
         elif name is EventName.STATE_TRANSFER_FINISHED:
             self.counters.state_transfers += 1
         elif name is EventName.SUSPECTED:

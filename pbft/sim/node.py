@@ -7,7 +7,17 @@ from random import Random
 from typing import Protocol
 
 from pbft.codec import decode_client_item, encode_gateway_item, encode_peer_item
-from pbft.core.effects import Broadcast, Effect, Halt, Install, Merge, Refuse, Rejection, Send
+from pbft.core.effects import (
+    Broadcast,
+    Effect,
+    Halt,
+    Install,
+    Merge,
+    Refuse,
+    Rejection,
+    SavedLog,
+    Send,
+)
 from pbft.core.replica import Replica
 from pbft.core.settings import Settings
 from pbft.crypto.signing import ReplicaSigner, SignatureScheme
@@ -20,6 +30,8 @@ from pbft.service.kv.store import KeyValueStore
 from pbft.sim.disk import DiskSpeed, Leaving, Outbox
 from pbft.sim.network import Network, Place
 from pbft.sim.scheduler import Scheduler
+from pbft.sim.virtual_log import CrashableLog, VirtualLog
+from pbft.storage.api import StorageCorrupt
 from pbft.storage.memory import MemoryBase, MemoryLog
 from pbft.storage.state import LayeredState, MergePlan
 from pbft.storage.transfer import InstallPlan
@@ -91,7 +103,7 @@ class Node:
         """None while it is down."""
         self.starts = 0
         self.rejections: Counter[str] = Counter()
-        self.log = MemoryLog()
+        self.log: CrashableLog = MemoryLog()
         self.base = MemoryBase()
         self.signer = signer
         self._random = random
@@ -128,14 +140,17 @@ class Node:
         world = self.world
         genesis = world.genesis
         self.starts += 1
+        saved = self._load()
         verifier = Verifier(genesis, world.scheme, self._relevance)
         constants = genesis.constants
         self.state = LayeredState(self.base, constants.buckets, constants.bucket_salt)
         service = KeyValueStore(self.state, genesis.limits)
         self.verifier = verifier
-        self.outbox = Outbox(world.scheduler, self._random, self.log, world.speed, self._release)
+        self.outbox = Outbox(
+            world.scheduler, self._random, self.log, world.speed, self._release, self.crash
+        )
         self.replica = Replica(
-            self.settings, genesis, self.signer, verifier, self.state, service, self.log.load()
+            self.settings, genesis, self.signer, verifier, self.state, service, saved
         )
         self._jobs.clear()
         world.watcher.began(self)
@@ -143,6 +158,20 @@ class Node:
         self._run(lambda now: replica.start(now, nonce))
         if self.is_up:
             world.network.attach(self.place, self._on_bytes, self._on_link)
+
+    def _load(self) -> SavedLog:
+        """What the log holds. A replica with a corrupt log refuses to start; its operator then
+        makes it a new data directory."""
+        try:
+            return self.log.load()
+        except StorageCorrupt:
+            self.initialise()
+            return self.log.load()
+
+    def initialise(self) -> None:
+        """`pbft storage init`: an empty data directory."""
+        self.log = VirtualLog()
+        self.base = MemoryBase()
 
     def crash(self) -> None:
         """Kills the process and takes the power from its disk."""

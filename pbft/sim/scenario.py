@@ -6,6 +6,7 @@ see less than many runs of which each is bad in its own way.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from random import Random
 
 from pbft.core.settings import MILLISECOND, SECOND, Timers
@@ -35,6 +36,8 @@ PRIMARY = (
     "withhold-body",
 )
 """Crimes that only a primary can commit."""
+SPARED = 0.25
+"""Share of the runs with room for a disk that loses what was synced."""
 NEED_VIEW_CHANGE = ("forge-view-change", "omit-view-change", "wrong-new-view")
 NEED_TRANSFER = ("poison-transfer",)
 
@@ -69,6 +72,35 @@ class Outage:
     frozen: bool
 
 
+class Damage(Enum):
+    """What becomes of a disk."""
+
+    FULL = "full"
+    SYNC = "sync"
+    FLIPPED = "flipped"
+    TORN = "torn"
+    MISDIRECTED = "misdirected"
+    LOST = "lost"
+    ROLLED_BACK = "rolled back"
+
+
+HARMLESS = (Damage.FULL, Damage.SYNC)
+"""Nothing that was synced is lost: such a replica does not count as faulty."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFault:
+    """A replica ends because of its disk, or comes back with a disk that is not what it was."""
+
+    copy_us: Micros
+    """When the copy is made that is rolled back to."""
+    start_us: Micros
+    end_us: Micros
+    """When the replica starts again."""
+    replica: ReplicaId
+    damage: Damage
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One run, completely determined."""
@@ -87,6 +119,7 @@ class Scenario:
     client_crimes: tuple[str, ...] = ()
     cuts: tuple[Cut, ...] = ()
     outages: tuple[Outage, ...] = ()
+    disk_faults: tuple[DiskFault, ...] = ()
     clients: int = 3
     """Honest ones."""
     requests_per_client: int = 40
@@ -97,8 +130,6 @@ class Scenario:
     """After all is settled every honest replica loses power at once and must come back equal."""
     quiet_timeouts: int = 3
     """For how many request timeouts the settled cluster is watched."""
-    cut_short: bool = False
-    """Only for showing something: no second phase."""
     forced: Thresholds | None = None
     """Other thresholds than those for this many replicas: only for showing what they are for."""
 
@@ -122,6 +153,9 @@ def draw_scenario(
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     crimes, client_crimes = _draw_crimes(random, n, faulty, faults)
+    if faults is None and crimes and Random(f"spared {seed}").random() < SPARED:
+        # Somebody less is Byzantine, so that a disk may forget instead.
+        crimes = tuple(crime for crime in crimes if crime.replica != crimes[0].replica)
     faults_end_us = random.randrange(2 * SECOND, 5 * SECOND)
     clients = random.randrange(2, 5)
     timeout_us = random.choice((300, 500, 800)) * MILLISECOND
@@ -134,6 +168,7 @@ def draw_scenario(
     if liars:
         outage, cut = _draw_transfer(random, n, faults_end_us, corrupt, liars[0])
         outages, cuts = (*outages, outage), (*cuts, cut)
+    disk_faults = _draw_disk_faults(seed, n, faulty, faults_end_us, crimes)
     return Scenario(
         seed=seed,
         replicas=n,
@@ -164,6 +199,7 @@ def draw_scenario(
         client_crimes=client_crimes,
         cuts=cuts,
         outages=outages,
+        disk_faults=disk_faults,
         clients=clients,
         requests_per_client=-(-105 // clients),
         keys=random.randrange(2, 9),
@@ -242,6 +278,23 @@ def _draw_outages(
         start_us, stop_us = _draw_span(random, end_us)
         outages = [Outage(start_us, stop_us, replica, False) for replica in range(n)]
     return tuple(outages)
+
+
+def _draw_disk_faults(
+    seed: int, n: int, faulty: int, end_us: Micros, crimes: tuple[Crime, ...]
+) -> tuple[DiskFault, ...]:
+    """Disks that refuse, and, where fewer than f replicas are corrupt, disks that forget."""
+    random = Random(f"disks {seed}")
+    corrupt = {crime.replica for crime in crimes}
+    honest = sorted(set(range(n)) - corrupt)
+    found = []
+    kinds = list(HARMLESS if len(corrupt) == faulty else Damage)
+    for replica in random.sample(honest, faulty - len(corrupt) or 1):
+        if random.random() < 0.3:
+            continue
+        copy_us, start_us, stop_us = sorted(random.randrange(end_us) for _ in range(3))
+        found.append(DiskFault(copy_us, start_us, stop_us, replica, random.choice(kinds)))
+    return tuple(found)
 
 
 def _draw_transfer(

@@ -140,6 +140,7 @@ def lose_power(world: World) -> None:
     for node in world.nodes:
         if node.is_up:
             node.crash()
+    world.count_power_loss()
     for node in reversed(world.nodes):
         world.scheduler.run_until(world.scheduler.now_us + 20 * MILLISECOND)
         if not node.is_broken:

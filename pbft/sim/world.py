@@ -15,6 +15,7 @@ from pbft.faults.registry import Several, make_behaviour
 from pbft.messages import Hello, Inbound, Request, Signed
 from pbft.sim.clients import ByzantineClient, HonestClient
 from pbft.sim.disk import Leaving
+from pbft.sim.disk_faults import DamagedDisk
 from pbft.sim.forced import make_genesis
 from pbft.sim.invariants import Counters, Violation, Watch
 from pbft.sim.network import Network, Place
@@ -203,6 +204,12 @@ class World:
             self.scheduler.at(outage.start_us, self._begin_outage, outage)
             self.scheduler.at(outage.end_us, self._end_outage, outage)
 
+        for fault in self.scenario.disk_faults:
+            damaged = DamagedDisk(self, fault)
+            self.scheduler.at(fault.copy_us, damaged.copy)
+            self.scheduler.at(fault.start_us, damaged.begin)
+            self.scheduler.at(fault.end_us, damaged.end)
+
     def _begin_cut(self, cut: Cut) -> None:
         self.note(f"cut of {len(cut.directions)} directions, noticed: {cut.noticed}")
         self.network.cut(cut.directions, cut.noticed)
@@ -219,6 +226,7 @@ class World:
         elif node.is_up:
             self.note(f"replica {outage.replica} loses power")
             node.crash()
+            self.count_power_loss()
 
     def _end_outage(self, outage: Outage) -> None:
         node = self.nodes[outage.replica]
@@ -228,6 +236,10 @@ class World:
         elif not node.is_up and not node.is_broken:
             self.note(f"replica {outage.replica} starts")
             node.start()
+
+    def count_power_loss(self) -> None:
+        """To be called after a loss of power: was it the last replica that had any?"""
+        self.counters.power_losses_of_all += not any(node.is_up for node in self.nodes)
 
     def note(self, text: str) -> None:
         """Puts a line in the trace."""

@@ -150,6 +150,13 @@ class MemoryBase:
         leaves = {**self._image.leaves, **change.leaves}
         self._image = _Image(items, leaves, change.checkpoint)
 
+    def copy(self) -> "MemoryBase":
+        """What is durable now, as a base of its own: a backup."""
+        copied = MemoryBase()
+        copied._image = self._image
+        copied.refresh()
+        return copied
+
     def refresh(self) -> None:
         """See StateBase.refresh."""
         self._view = self.open_view()

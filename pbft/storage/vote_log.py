@@ -4,7 +4,7 @@ section 10)."""
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import lmdb
 
@@ -32,6 +32,32 @@ INITIAL_MAP_BYTES = 64 * MIB
 """The file grows as it is written; the map doubles when the file reaches it."""
 
 T = TypeVar("T")
+
+
+class LogCursor(Protocol):
+    """What is used of lmdb.Cursor."""
+
+    def set_key(self, key: bytes) -> bool: ...
+
+    def set_range(self, key: bytes) -> bool: ...
+
+    def key(self) -> bytes: ...
+
+    def item(self) -> tuple[bytes, bytes]: ...
+
+    def next(self) -> bool: ...
+
+    def delete(self) -> bool: ...
+
+
+class LogTransaction(Protocol):
+    """What is used of lmdb.Transaction: an ordered map of bytes will do."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def put(self, key: bytes, value: bytes) -> bool: ...
+
+    def cursor(self) -> LogCursor: ...
 
 
 class LmdbVoteLog:
@@ -63,11 +89,7 @@ class LmdbVoteLog:
         """One transaction; False (and nothing written) if the map is too small for it."""
         try:
             with self._environment.begin(write=True) as transaction:
-                for effect in effects:
-                    if isinstance(effect, Persist):
-                        _put_record(transaction, effect.record)
-                    else:
-                        _truncate(transaction, effect.sequence)
+                apply_effects(transaction, effects)
         except lmdb.MapFullError:
             return False
         return True
@@ -76,7 +98,7 @@ class LmdbVoteLog:
         """See VoteLog.load."""
         try:
             with self._environment.begin() as transaction:
-                return _Loader(transaction).load()
+                return LogLoader(transaction).load()
         except lmdb.Error as error:
             raise StorageCorrupt(f"the vote log cannot be read: {error}") from error
 
@@ -85,7 +107,16 @@ class LmdbVoteLog:
         self._environment.close()
 
 
-def _put_record(transaction: "lmdb.Transaction[bytes]", record: LogRecord) -> None:
+def apply_effects(transaction: LogTransaction, effects: Sequence[Persist | Truncate]) -> None:
+    """Writes the effects, in order."""
+    for effect in effects:
+        if isinstance(effect, Persist):
+            _put_record(transaction, effect.record)
+        else:
+            _truncate(transaction, effect.sequence)
+
+
+def _put_record(transaction: LogTransaction, record: LogRecord) -> None:
     match record:
         case AcceptedRecord():
             _put_body(transaction, record.sequence, record.digest, record.batch)
@@ -110,7 +141,7 @@ def _put_record(transaction: "lmdb.Transaction[bytes]", record: LogRecord) -> No
 
 
 def _put_body(
-    transaction: "lmdb.Transaction[bytes]", sequence: SequenceNumber, digest: Digest, batch: bytes
+    transaction: LogTransaction, sequence: SequenceNumber, digest: Digest, batch: bytes
 ) -> None:
     """Bodies are large and mentioned several times: the second time costs a look-up only."""
     key = records.body_key(sequence, digest)
@@ -118,7 +149,7 @@ def _put_body(
         transaction.put(key, protect(key, batch))
 
 
-def _truncate(transaction: "lmdb.Transaction[bytes]", sequence: SequenceNumber) -> None:
+def _truncate(transaction: LogTransaction, sequence: SequenceNumber) -> None:
     for kind in records.SLOT_KINDS:
         bound = records.first_key_above(kind, sequence)
         cursor = transaction.cursor()
@@ -128,13 +159,14 @@ def _truncate(transaction: "lmdb.Transaction[bytes]", sequence: SequenceNumber) 
             found = cursor.key() != b""
 
 
-class _Loader:
+class LogLoader:
     """Reads a whole log in one transaction."""
 
-    def __init__(self, transaction: "lmdb.Transaction[bytes]") -> None:
+    def __init__(self, transaction: LogTransaction) -> None:
         self._transaction = transaction
 
     def load(self) -> SavedLog:
+        """All records. Raises StorageCorrupt, naming the record."""
         return SavedLog(
             accepted=tuple(self._each(records.ACCEPTED, self._accepted)),
             prepared=tuple(self._each(records.PREPARED, records.decode_prepared)),

@@ -60,7 +60,9 @@ def test_q3_votes_in_anothers_name_are_refused() -> None:
 def test_q3_relayed_votes_stand_on_their_own_signature() -> None:
     solo = Solo()
     digest = solo.propose(1)
-    solo.cluster.tell(1, solo.forge.prepare(2, 1, digest), solo.forge.prepare(3, 1, digest), sender=0)
+    solo.cluster.tell(
+        1, solo.forge.prepare(2, 1, digest), solo.forge.prepare(3, 1, digest), sender=0
+    )
     assert len(solo.committed_to()) == 1
 
 

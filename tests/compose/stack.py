@@ -57,7 +57,7 @@ def built_image(directory: Path) -> Iterator[str]:
     environment = {**os.environ, "PBFT_IMAGE": image, **CLASSIC_BUILDER}
     try:
         execute(["deploy/base-image"], BUILD_SECONDS, cwd=directory)
-        execute(["docker-compose", "build"], BUILD_SECONDS, cwd=directory, env=environment)
+        execute(BUILD, BUILD_SECONDS, cwd=directory, env=environment)
         yield image
     finally:
         subprocess.run(["docker", "rmi", "--force", image], capture_output=True, check=False)
@@ -66,6 +66,8 @@ def built_image(directory: Path) -> Iterator[str]:
             subprocess.run(["docker", "rmi", left], capture_output=True, check=False)
 
 
+BUILD = ["docker-compose", "build", "--force-rm"]
+"""As users build, but a build that fails leaves no container."""
 CLASSIC_BUILDER = {"DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
 """BuildKit is not everywhere: what builds without it builds with it."""
 

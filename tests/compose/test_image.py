@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from pbft.crypto.keys import key_pair_from_seed
 from pbft.genesis import parse_genesis
 from tests.compose.stack import (
+    BUILD,
     BUILD_SECONDS,
     CLASSIC_BUILDER,
     HEALTHY_SECONDS,
@@ -33,9 +35,7 @@ def test_a_changed_source_file_does_not_install_the_dependencies_again(
     changed = f"{image}-changed"
     environment = {**os.environ, **CLASSIC_BUILDER, "PBFT_IMAGE": changed}
     try:
-        output = execute(
-            ["docker-compose", "build"], BUILD_SECONDS, cwd=checkout, env=environment
-        ).stdout
+        output = execute(BUILD, BUILD_SECONDS, cwd=checkout, env=environment).stdout
         steps = {step.partition("\n")[0]: step for step in output.split("Step ")}
         (install,) = [steps[name] for name in steps if "pip install --no-cache-dir -c" in name]
         (copy,) = [steps[name] for name in steps if name.endswith("COPY pbft pbft")]
@@ -44,6 +44,15 @@ def test_a_changed_source_file_does_not_install_the_dependencies_again(
     finally:
         source.write_text(kept)
         execute(["docker", "rmi", "--force", changed])
+
+
+def test_every_profile_is_valid_and_mounts_what_is_there(checkout: Path) -> None:
+    command = ["docker-compose", "--profile", "client", "--profile", "monitoring", "config"]
+    text = execute(command, cwd=checkout).stdout
+    mounted = [Path(part) for part in re.findall(rf"{checkout}/\S+?(?=:ro)", text)]
+    assert len(mounted) == 3
+    for path in mounted:
+        assert any(path.iterdir()), f"{path} is empty"
 
 
 def test_the_image_holds_what_runs_and_no_tools_to_change_it(image: str) -> None:
@@ -89,7 +98,9 @@ def check_files(stack: Stack, replica: int) -> None:
 
     home = "/var/lib/pbft"
     assert inside("id -u; id -g").split() == USER.split(":")
-    (key,) = inside(f"find {home} -name '*.key'").split()
+    secrets = inside(f"find {home} -name '*.key' -o -name '*.pem' ! -name authority.pem")
+    key, certificate = sorted(secrets.split())
+    assert Path(certificate) == Path(home, f"replica{replica}", "replica.pem")
     genesis = parse_genesis(inside(f"cat {home}/genesis.toml").encode() + b"\n")
     own = key_pair_from_seed(bytes.fromhex(inside(f"cat {key}"))).public
     assert own == genesis.replicas[replica]

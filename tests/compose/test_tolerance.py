@@ -72,7 +72,6 @@ def test_requests_go_on_whatever_happens_to_one_replica(stack: Stack) -> None:
     fetch_client_files(stack)
     write_and_read_from_both_sides(stack)
     asyncio.run(story(stack))
-    look_at_memory_and_logs(stack)
     stop_cleanly(stack)
 
 
@@ -105,7 +104,15 @@ async def story(stack: Stack) -> None:
         measuring, *clients = await connect_all(resources, stack.cluster_file, keys)
         traffic = await resources.enter_async_context(Traffic(clients, plan))
         scene = Scene(stack, Observer(stack.cluster_file), traffic, measuring)
-        for act in (kill_the_primary, freeze, cut_off, corrupt, restart_all, down_and_up):
+        for act in (
+            kill_the_primary,
+            freeze,
+            cut_off,
+            corrupt,
+            look_at_memory_and_logs,
+            restart_all,
+            down_and_up,
+        ):
             await act(scene)
             print(f"{act.__name__}: {traffic.acknowledged} requests answered by now")
         await traffic.stop()
@@ -170,6 +177,27 @@ async def corrupt(scene: Scene) -> None:
     assert (await scene.observer.statuses())[liar].faults == []
 
 
+async def look_at_memory_and_logs(scene: Scene) -> None:
+    """After all that, a replica is still small, and its log is short and readable by programs."""
+    for replica in REPLICAS:
+        await asyncio.to_thread(look_at, scene.stack, replica)
+
+
+def look_at(stack: Stack, replica: int) -> None:
+    """Memory and log of one container since `up`."""
+    container = stack.container(replica)
+    used = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", container)
+    number, unit = re.findall(r"^([\d.]+)(\w+)", used)[0]
+    log = execute(["docker", "logs", container])
+    print(f"replica {replica}: {used}, {len(log.stderr)} bytes of log")
+    assert float(number) * MEBIBYTES[unit] < MEMORY_MEBIBYTES_MAX
+    assert log.stdout == ""
+    assert 0 < len(log.stderr) < LOG_BYTES_MAX
+    events = [json.loads(line) for line in log.stderr.splitlines()]
+    assert events[0]["event"] == "started"
+    assert {event["replica"] for event in events} == {replica}
+
+
 async def restart_all(scene: Scene) -> None:
     await scene.compose("restart", *(f"replica{replica}" for replica in REPLICAS))
     await asyncio.to_thread(scene.stack.wait_until_healthy)
@@ -196,22 +224,6 @@ async def compare_states(scene: Scene) -> None:
             break
     sequence, digests = await scene.observer.wait_for_checkpoint(goal, REPLICAS)
     assert len(digests) == len(REPLICAS) and len(set(digests)) == 1, (sequence, digests)
-
-
-def look_at_memory_and_logs(stack: Stack) -> None:
-    """After all that, a replica is still small, and its log is short and readable by programs."""
-    for replica in REPLICAS:
-        container = stack.container(replica)
-        used = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", container)
-        number, unit = re.findall(r"^([\d.]+)(\w+)", used)[0]
-        log = execute(["docker", "logs", container])
-        print(f"replica {replica}: {used}, {len(log.stderr)} bytes of log since the last `up`")
-        assert float(number) * MEBIBYTES[unit] < MEMORY_MEBIBYTES_MAX
-        assert log.stdout == ""
-        assert 0 < len(log.stderr) < LOG_BYTES_MAX
-        events = [json.loads(line) for line in log.stderr.splitlines()]
-        assert events[0]["event"] == "started"
-        assert {event["replica"] for event in events} == {replica}
 
 
 def stop_cleanly(stack: Stack) -> None:

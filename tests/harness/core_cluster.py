@@ -239,12 +239,12 @@ class Node:
                 merge = self.state.begin_merge(job)
                 merge.run()
                 self.state.finish_merge(merge)
-                self.step(lambda now, n=job.sequence, r=replica: r.merged(n, now))  # type: ignore[misc]
+                self.step(lambda now, n=job.sequence, r=replica: r.merged(n, now))
             else:
                 install = self.state.begin_install(job)
                 install.run()
                 self.state.finish_install(install)
-                self.step(lambda now, n=job.sequence, r=replica: r.installed(n, now))  # type: ignore[misc]
+                self.step(lambda now, n=job.sequence, r=replica: r.installed(n, now))
 
     def receive(self, sender: ReplicaId, item: PeerItem) -> list[Effect]:
         """What a peer sent, through codec and verifier; a refusal of the verifier is counted."""
@@ -270,7 +270,7 @@ class Node:
 
     def tick(self) -> list[Effect]:
         """A deadline passed."""
-        return self.step(lambda now: self.replica.tick(now))
+        return self.step(self.replica.tick)
 
     # Looking.
 

@@ -28,6 +28,7 @@ from pbft.messages import (
     StableCertificate,
     Status,
     ViewChange,
+    Vote,
 )
 from pbft.types import Digest, Micros, ReplicaId, SequenceNumber, View
 
@@ -74,6 +75,12 @@ class Forge:
     def admit(self, request: Signed) -> Authenticated[Request]:
         """What the verifier makes of a request."""
         return self.verifier.admit_request(request)
+
+    def vote(self, signed: Signed) -> Vote:
+        """The (v, n, d) of a pre-prepare, a prepare or a commit."""
+        message = self.verifier.decode(signed)
+        assert isinstance(message, Vote)
+        return message
 
     # What clients say.
 

@@ -15,7 +15,7 @@ class Solo:
     def __init__(
         self, replicas: int = 4, me: ReplicaId = 1, forge: Forge | None = None, **settings: object
     ) -> None:
-        self.cluster = Cluster(replicas, [me], with_forge=forge, **settings)  # type: ignore[arg-type]
+        self.cluster = Cluster(replicas, [me], with_forge=forge, **settings)
         self.forge = self.cluster.forge
         self.thresholds = self.cluster.thresholds
         self.node: Node = self.cluster[me]
@@ -65,14 +65,18 @@ class Solo:
         self.cluster.tell(self.me, self.forge.proposal(sequence, body, view))
         return batch_digest(body)
 
-    def prepare(self, sequence: int, digest: Digest, count: int | None = None, view: View = 0) -> None:
+    def prepare(
+        self, sequence: int, digest: Digest, count: int | None = None, view: View = 0
+    ) -> None:
         """Other backups prepare: by default as many as it takes together with my own prepare."""
         mine = self.forge.primary(view) != self.me
         wanted = self.thresholds.prepares - mine if count is None else count
         for backup in self.other_backups(view)[:wanted]:
             self.cluster.tell(self.me, self.forge.prepare(backup, sequence, digest, view))
 
-    def commit(self, sequence: int, digest: Digest, count: int | None = None, view: View = 0) -> None:
+    def commit(
+        self, sequence: int, digest: Digest, count: int | None = None, view: View = 0
+    ) -> None:
         """Others commit: by default as many as it takes together with my own commit."""
         wanted = self.thresholds.quorum - 1 if count is None else count
         for replica in self.others[:wanted]:

@@ -8,7 +8,7 @@ import pytest
 from pbft.core.effects import AcceptedRecord, Broadcast, Persist, PreparedRecord
 from pbft.crypto.digest import NULL_DIGEST, batch_digest
 from pbft.errors import Reason
-from pbft.messages import Commit, Kind, Prepare, Proposal, Signed
+from pbft.messages import Commit, Kind, Prepare, Proposal, Signed, Status
 from tests.harness.core_cluster import Cluster
 from tests.harness.core_solo import Solo
 
@@ -20,9 +20,9 @@ def test_the_primary_assigns_consecutive_sequence_numbers(n: int) -> None:
     cluster = Cluster(n)
     cluster.run(3)
     proposals = cluster[0].sent(Proposal)
-    votes = [cluster[0].verifier.decode(proposal.pre_prepare) for proposal in proposals]
-    assert [(vote.view, vote.sequence) for vote in votes] == [(0, 1), (0, 2), (0, 3)]  # type: ignore[union-attr]
-    assert [vote.digest for vote in votes] == [batch_digest(p.batch) for p in proposals]  # type: ignore[union-attr]
+    votes = [cluster.forge.vote(proposal.pre_prepare) for proposal in proposals]
+    assert [(vote.view, vote.sequence) for vote in votes] == [(0, 1), (0, 2), (0, 3)]
+    assert [vote.digest for vote in votes] == [batch_digest(p.batch) for p in proposals]
 
 
 def test_a_backup_accepts_a_good_pre_prepare_and_multicasts_a_prepare(n: int) -> None:
@@ -329,10 +329,11 @@ def test_log_goes_to_disk_before_the_vote_that_rests_on_it(n: int) -> None:
     solo.node.effects.clear()
     digest = solo.propose(1)
     solo.prepare(1, digest)
-    order = [
-        type(effect.record if isinstance(effect, Persist) else solo.node.verifier.decode(effect.item))  # type: ignore[arg-type]
-        for effect in solo.node.effects
-        if isinstance(effect, Persist)
-        or (isinstance(effect, Broadcast) and effect.item.kind in (Kind.PREPARE, Kind.COMMIT))  # type: ignore[union-attr]
-    ]  # fmt: skip
+    order: list[type[object]] = []
+    for effect in solo.node.effects:
+        if isinstance(effect, Persist):
+            order.append(type(effect.record))
+        elif isinstance(effect, Broadcast) and isinstance(effect.item, Signed):
+            order.append(type(solo.node.verifier.decode(effect.item)))
+    order = [kind for kind in order if kind is not Status]
     assert order == [AcceptedRecord, Prepare, PreparedRecord, Commit]

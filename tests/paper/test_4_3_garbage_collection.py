@@ -1,5 +1,5 @@
-"""Section 4.3, garbage collection: checkpoints, proofs of stability, watermarks. Departure: slots of
-one interval below h stay in memory, so that a slightly late peer needs no state transfer."""
+"""Section 4.3, garbage collection: checkpoints, proofs of stability, watermarks. Departure: slots
+of one interval below h stay in memory, so that a slightly late peer needs no state transfer."""
 
 import pytest
 
@@ -119,7 +119,7 @@ def test_what_a_checkpoint_vouches_for_is_on_disk_before_it_leaves(n: int) -> No
     solo.decide_to(INTERVAL)
     effects = solo.node.effects
     decided = [e for e in effects if isinstance(e, Persist) and isinstance(e.record, DecidedRecord)]
-    assert [e.record.sequence for e in decided] == list(range(1, INTERVAL + 1))  # type: ignore[union-attr]
+    assert [e.record.sequence for e in decided] == list(range(1, INTERVAL + 1))
     assert decided[-1].gates
     votes = [i for i, e in enumerate(effects) if solo.node.sent(Checkpoint) and _is_checkpoint(e)]
     assert effects.index(decided[-1]) < votes[0]
@@ -170,7 +170,9 @@ def test_proposals_between_h_and_the_new_high_mark_wait_for_the_checkpoint(n: in
     votes = [vote.sequence for vote in solo.prepared_for()]
     assert votes == list(range(1, INTERVAL + 1))
     solo.stabilise(INTERVAL)
-    solo.cluster.tell(1, Proposal(solo.forge.pre_prepare(WINDOW + 1, beyond), solo.batch(WINDOW + 1)))
+    solo.cluster.tell(
+        1, Proposal(solo.forge.pre_prepare(WINDOW + 1, beyond), solo.batch(WINDOW + 1))
+    )
     assert solo.prepared_for()[-1].sequence == WINDOW + 1
 
 

@@ -1,6 +1,8 @@
 """Section 4.4, view changes: leaving a view. Departures: f + 1 replicas must suspect before one
 signs, and the join rule moves to the (f + 1)-th highest view."""
 
+from itertools import pairwise
+
 import pytest
 
 from pbft.core.effects import EventName
@@ -246,7 +248,7 @@ def test_timeouts_double_from_view_to_view(n: int) -> None:
         moments.setdefault(cluster[n - 1].core.view, cluster.now_us)
     spans = [moments[v + 1] - moments[v] for v in range(1, max(moments)) if v % n]
     assert len(spans) >= 2
-    for earlier, later in zip(spans, spans[1:], strict=False):
+    for earlier, later in pairwise(spans):
         assert 1.5 * earlier <= later
 
 

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from pbft.cli.demos.diagram import Diagram, Mark, Message, Phase
 from pbft.cli.demos.story import Story, commas
 from pbft.cli.demos.watching import (
+    ANSWERS_WAIT_SECONDS,
     CLIENT,
     SAW,
+    ClientLog,
     Seen,
     Slot,
     Watch,
@@ -23,9 +25,9 @@ from pbft.cli.demos.watching import (
     saw_rows,
     slot_of,
 )
+from pbft.cli.failure import CommandFailed
 from pbft.cli.fault import send_command
 from pbft.cli.layout import MAIN_JOB_CLIENTS
-from pbft.cli.local import wait_until_serving
 from pbft.cli.observer import Observer
 from pbft.cli.supervisor import LocalCluster
 from pbft.quorum import Thresholds
@@ -74,13 +76,17 @@ class Stage:
         cluster_file = self.cluster.layout.cluster_file
         await asyncio.to_thread(send_command, cluster_file, replica, document)
 
-    async def write(self, key: bytes, value: bytes) -> tuple[PutResult, Slot, list[Seen]]:
-        """One acknowledged put, the slot that it got, and everything told meanwhile."""
+    async def write(
+        self, key: bytes, value: bytes
+    ) -> tuple[PutResult, Slot, ClientLog, list[Seen]]:
+        """One acknowledged put, the slot that it got, what the client sent and was told, and
+        everything that the replicas told meanwhile."""
         await asyncio.to_thread(self.watch.read)
         self.client.log.clear()
         result = await self.client.put(key, value, timeout=WRITE_SECONDS)
         seen = await read_after_replies(self.watch)
-        return result, slot_of(seen, result.execution.sequence), seen
+        log = self.client.log.of(result.execution.number)
+        return result, slot_of(seen, result.execution.sequence), log, seen
 
     async def reads_back(self, key: bytes) -> str:
         """The value that f + 1 replicas vouch for, as text."""
@@ -99,25 +105,29 @@ def on_stage(scene: Scene) -> Callable[[Story, LocalCluster], None]:
     """Makes a demo of a scene: all replicas up and honest, a client connected."""
 
     async def perform(story: Story, cluster: LocalCluster) -> None:
+        asyncio.get_running_loop().set_exception_handler(_on_loop_exception)
         layout = cluster.layout
-        async with AsyncExitStack() as stack:
-            key = layout.client_key_file(MAIN_JOB_CLIENTS[-1])
-            client = await WatchedClient.of(layout.cluster_file, key)
-            await stack.enter_async_context(client)
-            observer = Observer(layout.cluster_file)
-            await make_honest(observer, cluster)
+        observer = Observer(layout.cluster_file)
+        await make_honest(observer, cluster)
+        key = layout.client_key_file(MAIN_JOB_CLIENTS[-1])
+        async with await WatchedClient.of(layout.cluster_file, key) as client:
+            await hear_all(client, len(cluster.replicas))
             watch = Watch(layout.cluster_file)
-            # The client's first requests may still be repeated to those that came up late.
-            await client.put(b"demo/begin", b"now", timeout=WRITE_SECONDS)
             await scene(Stage(story, cluster, client, watch, observer))
 
     def demo(story: Story, cluster: LocalCluster) -> None:
         for replica in cluster.replicas:
             cluster.start(replica)
-        wait_until_serving(cluster)
         asyncio.run(perform(story, cluster))
 
     return demo
+
+
+def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """gRPC's poller tells each event loop of a process of the same bytes: that one of them finds
+    nothing to read means nothing, and would stand in the middle of a picture."""
+    if not isinstance(context.get("exception"), BlockingIOError):
+        loop.default_exception_handler(context)
 
 
 async def make_honest(observer: Observer, cluster: LocalCluster) -> None:
@@ -129,20 +139,34 @@ async def make_honest(observer: Observer, cluster: LocalCluster) -> None:
     await observer.wait_until_all_work()
 
 
+async def hear_all(client: WatchedClient, replicas: int) -> None:
+    """Returns once every replica has answered the client: those that came up last are connected
+    last. Raises CommandFailed if they do not all answer in time."""
+    deadline = asyncio.get_running_loop().time() + WRITE_SECONDS
+    while asyncio.get_running_loop().time() < deadline:
+        client.log.clear()
+        result = await client.put(b"demo/begin", b"now", timeout=WRITE_SECONDS)
+        await asyncio.sleep(ANSWERS_WAIT_SECONDS)
+        answers = client.log.of(result.execution.number).replies
+        if len({claim.replica for claim in answers}) == replicas:
+            return
+    raise CommandFailed(f"not all {replicas} replicas answer the client")
+
+
 async def normal_case(stage: Stage) -> None:
     """Three phases and the client's f + 1 matching replies."""
     story, thresholds = stage.story, stage.thresholds
     view, primary = await stage.primary()
     story.say(
         f"""A client puts one key. Four replicas, f = {thresholds.faulty}, q = {thresholds.quorum};
-        replica {primary} is the primary of view {view}. The digest of the batch stands at each vote;
-        a replica does not look at votes that it needs no more, and those are not drawn."""
+        replica {primary} is the primary of view {view}. The digest of the batch stands at each
+        vote. A replica does not look at votes that it needs no more: those are not drawn."""
     )
-    result, slot, _ = await stage.write(b"demo/greeting", b"hello")
+    result, slot, log, _ = await stage.write(b"demo/greeting", b"hello")
     diagram = stage.diagram()
-    draw_request(diagram, stage.client.log)
+    draw_request(diagram, log)
     draw_slot(diagram, slot, thresholds)
-    draw_replies(diagram, stage.client.log, thresholds.weak)
+    draw_replies(diagram, log, thresholds.weak)
     story.draw(diagram)
     story.saw(SAW, saw_rows(slot, len(stage.replicas)))
     story.why(
@@ -151,7 +175,7 @@ async def normal_case(stage: Stage) -> None:
         so no other batch can get this sequence in any view; and of f + 1 equal replies one is
         honest."""
     )
-    executed, supporters = slot.replicas("executed"), stage.client.log.supporters()
+    executed, supporters = slot.replicas("executed"), log.supporters()
     commits = [len(slot.votes("commit_vote", one)) for one in executed]
     digests = {one.detail for one in slot.seen if one.event in ("prepare_vote", "commit_vote")}
     story.check(
@@ -180,12 +204,12 @@ async def crashed_backup(stage: Stage) -> None:
     backup = stage.replicas[primary - 1]
     story.say(f"Replica {backup}, a backup, is killed (kill -9). A client puts one key.")
     await asyncio.to_thread(stage.cluster.kill, backup)
-    result, slot, _ = await stage.write(b"demo/backup", b"is down")
+    result, slot, log, _ = await stage.write(b"demo/backup", b"is down")
     diagram = stage.diagram()
     diagram.rows.append(Mark(lanes([backup]), "killed", "✗", ends=True))
-    draw_request(diagram, stage.client.log)
+    draw_request(diagram, log)
     draw_slot(diagram, slot, thresholds)
-    draw_replies(diagram, stage.client.log, thresholds.weak)
+    draw_replies(diagram, log, thresholds.weak)
     story.draw(diagram)
     story.saw(SAW, saw_rows(slot, len(stage.replicas)))
     story.why(
@@ -214,12 +238,13 @@ async def crashed_primary(stage: Stage) -> None:
     seconds = asyncio.get_running_loop().time() - begin
     seen = await read_after_replies(stage.watch)
     slot = slot_of(seen, result.execution.sequence)
+    log = stage.client.log.of(result.execution.number)
     diagram = stage.diagram()
     diagram.rows.append(Mark(lanes([primary]), "killed", "✗", ends=True))
-    draw_request(diagram, stage.client.log)
+    draw_request(diagram, log)
     _draw_view_change(diagram, seen, slot.view, thresholds)
     draw_slot(diagram, slot, thresholds)
-    draw_replies(diagram, stage.client.log, thresholds.weak)
+    draw_replies(diagram, log, thresholds.weak)
     story.draw(diagram)
     story.saw(SAW, saw_rows(slot, len(stage.replicas)))
     story.why(
@@ -277,24 +302,20 @@ async def lying_replica(stage: Stage) -> None:
         signature (pbft fault set {liar} wrong-reply)."""
     )
     await stage.command(liar, "set", "wrong-reply")
-    _, slot, _ = await stage.write(b"demo/truth", b"is told")
-    log = stage.client.log
+    _, slot, log, _ = await stage.write(b"demo/truth", b"is told")
     diagram = stage.diagram(liar)
     draw_request(diagram, log)
     draw_slot(diagram, slot, thresholds)
     draw_replies(diagram, log, thresholds.weak)
     story.draw(diagram)
-    claims: dict[str, list[ReplicaId]] = {}
-    for replica, claim in log.replies:
-        if replica not in claims.setdefault(claim, []):
-            claims[claim].append(replica)
-    story.saw(
-        ["the client was told", "by replicas"],
-        [[claim[:52], commas(voters)] for claim, voters in claims.items()],
-    )
+    rows: list[list[object]] = [
+        [sequence, time_us, results[:16], commas(voters)]
+        for (sequence, time_us, results), voters in log.claims()
+    ]
+    story.saw(["the client was told: sequence", "agreed time", "results", "by replicas"], rows)
     story.why("a result counts once f + 1 replicas vouch for it, and f liars are one too few.")
     supporters = log.supporters()
-    answered = {replica for replica, _ in log.replies}
+    answered = {claim.replica for claim in log.replies}
     story.check("the liar did answer", f"replicas {commas(sorted(answered))}", liar in answered)
     story.check(
         "what the client believed, f + 1 honest replicas said",
@@ -317,15 +338,17 @@ async def equivocating_primary(stage: Stage) -> None:
     )
     await stage.command(traitor, "set", "equivocate")
     pictured: Slot | None = None
+    told = ClientLog()
     for number in range(EQUIVOCATED_WRITES):
-        _, _, seen = await stage.write(b"demo/story", str(number).encode())
-        pictured = pictured or _slot_of_two_stories(seen)
-        log = stage.client.log
+        _, slot, log, seen = await stage.write(b"demo/story", str(number).encode())
+        if pictured is None and len(_stories(seen, slot)) > 1:
+            pictured, told = slot, log
     value = await stage.reads_back(b"demo/story")
     if pictured is not None:
         diagram = stage.diagram(traitor)
+        draw_request(diagram, told)
         draw_slot(diagram, pictured, thresholds)
-        draw_replies(diagram, log, thresholds.weak)
+        draw_replies(diagram, told, thresholds.weak)
         story.draw(diagram)
         story.saw(SAW, saw_rows(pictured, len(stage.replicas)))
     story.why(
@@ -348,17 +371,13 @@ async def equivocating_primary(stage: Stage) -> None:
     await _check_states(stage)
 
 
-def _slot_of_two_stories(seen: list[Seen]) -> Slot | None:
-    """The first slot in which replicas voted for different digests."""
-    told: dict[tuple[View, int], set[str]] = {}
-    for one in seen:
-        if one.event == "prepare_vote":
-            digests = told.setdefault((one.view, one.sequence), set())
-            digests.add(one.detail)
-            if len(digests) > 1:
-                mine = [it for it in seen if (it.view, it.sequence) == (one.view, one.sequence)]
-                return Slot(one.view, one.sequence, tuple(mine))
-    return None
+def _stories(seen: list[Seen], slot: Slot) -> set[str]:
+    """The digests that replicas prepared in the slot."""
+    return {
+        one.detail
+        for one in seen
+        if one.event == "prepare_vote" and (one.view, one.sequence) == (slot.view, slot.sequence)
+    }
 
 
 async def partition(stage: Stage) -> None:
@@ -371,8 +390,9 @@ async def partition(stage: Stage) -> None:
         f"""The network parts: replicas {commas(here)} and {commas(there)} do not hear each other.
         Neither side has a quorum of {thresholds.quorum}. A client that reaches both sides puts."""
     )
+    # What was acknowledged before may still be executed by the slower ones.
+    await read_after_replies(stage.watch)
     before = await _executed(stage)
-    await asyncio.to_thread(stage.watch.read)
     for one in here:
         await stage.command(one, "set", "partition", peers=",".join(map(str, there)))
     stage.client.log.clear()

@@ -94,7 +94,9 @@ def _indistinguishable(story: Story) -> None:
     story.check(
         "a traitorous commander and a traitorous lieutenant look the same to the loyal one",
         f"{len(heard[0])} messages each, {'equal' if heard[0] == heard[1] else 'different'}",
-        heard[0] == heard[1] and {one[0] for one in heard[0]} == {0, 2},
+        heard[0] == heard[1]
+        and {(sender, order) for sender, _, order in heard[0]}
+        == {(COMMANDER, ATTACK), (2, RETREAT)},
     )
 
 

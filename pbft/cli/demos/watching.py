@@ -15,7 +15,7 @@ from pbft.cli.admin import admin_addresses, get
 from pbft.cli.demos.diagram import Diagram, Mark, Message, Phase
 from pbft.messages import Replies
 from pbft.quorum import Thresholds
-from pbft.types import ReplicaId, SequenceNumber, View
+from pbft.types import Micros, ReplicaId, SequenceNumber, View
 from pbft_client import Client
 from pbft_client.engine import Engine
 from pbft_client.session import Session
@@ -87,28 +87,54 @@ def _seen(replica: ReplicaId, entry: dict[str, Any]) -> Seen:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One reply to one request."""
+
+    replica: ReplicaId
+    number: int
+    """Of the request."""
+    sequence: SequenceNumber
+    agreed_time_us: Micros
+    results_digest: str
+
+    @property
+    def content(self) -> tuple[int, int, str]:
+        """What replies must match in."""
+        return self.sequence, self.agreed_time_us, self.results_digest
+
+
 @dataclass(slots=True)
 class ClientLog:
     """What one client sent and got since it was last cleared."""
 
     requests: list[ReplicaId] = field(default_factory=list)
     """To whom, in order; repetitions included."""
-    replies: list[tuple[ReplicaId, str]] = field(default_factory=list)
-    """From whom, and the digest of what it claims: sequence, time and results."""
+    replies: list["Claim"] = field(default_factory=list)
 
     def clear(self) -> None:
         """Forgets everything."""
         self.requests.clear()
         self.replies.clear()
 
+    def of(self, number: int) -> "ClientLog":
+        """A copy with the replies to this request only, each once."""
+        mine = dict.fromkeys(claim for claim in self.replies if claim.number == number)
+        return ClientLog(list(self.requests), list(mine))
+
+    def claims(self) -> list[tuple[tuple[int, int, str], list[ReplicaId]]]:
+        """What was claimed and by whom, the most supported first."""
+        claims: dict[tuple[int, int, str], list[ReplicaId]] = {}
+        for claim in self.replies:
+            voters = claims.setdefault(claim.content, [])
+            if claim.replica not in voters:
+                voters.append(claim.replica)
+        ranked = [(content, sorted(voters)) for content, voters in claims.items()]
+        return sorted(ranked, key=lambda item: -len(item[1]))
+
     def supporters(self) -> list[ReplicaId]:
         """The replicas behind the claim that most of them make."""
-        claims: dict[str, list[ReplicaId]] = {}
-        for replica, claim in self.replies:
-            voters = claims.setdefault(claim, [])
-            if replica not in voters:
-                voters.append(replica)
-        return max(claims.values(), key=len, default=[])
+        return next((voters for _, voters in self.claims()), [])
 
 
 class _Tap:
@@ -132,8 +158,15 @@ class _Tap:
         """See Session."""
         if isinstance(envelope.message, Replies):
             for reply in envelope.message.replies:
-                claim = (reply.sequence, reply.agreed_time_us, reply.results_digest.hex())
-                self._log.replies.append((envelope.replica, str(claim)))
+                self._log.replies.append(
+                    Claim(
+                        envelope.replica,
+                        reply.number,
+                        reply.sequence,
+                        reply.agreed_time_us,
+                        reply.results_digest.hex(),
+                    )
+                )
         return self._session.receive(envelope, now)
 
 
@@ -169,6 +202,15 @@ class Slot:
         """Whose votes of this kind a replica had, its own included."""
         mine = [one for one in self.seen if one.event == event and one.replica == receiver]
         return sorted({one.value for one in mine})
+
+    def own_digest(self, replica: ReplicaId) -> str:
+        """What a replica itself prepared; empty if it did not."""
+        mine = (
+            one.detail
+            for one in self.seen
+            if one.event == "prepare_vote" and one.replica == one.value == replica
+        )
+        return next(mine, "")
 
     def digests(self, event: str, sender: ReplicaId) -> dict[str, list[ReplicaId]]:
         """The receivers of one replica's votes, by the digest they were for."""
@@ -220,8 +262,12 @@ def draw_slot(diagram: Diagram, slot: Slot, thresholds: Thresholds) -> None:
     receivers = [one for one in slot.replicas("pre_prepared") if one != primary]
     rows = diagram.rows
     rows.append(Phase(f"pre-prepare  view {slot.view}, sequence {slot.sequence}"))
-    if receivers:
-        rows.append(Message(primary + 1, lanes(receivers), "m"))
+    stories: dict[str, list[ReplicaId]] = {}
+    for receiver in receivers:
+        # What it was told is what it then prepares.
+        stories.setdefault(slot.own_digest(receiver), []).append(receiver)
+    for digest, told in sorted(stories.items()):
+        rows.append(Message(primary + 1, lanes(told), digest[:4]))
     for event, title, mark in (
         ("prepare_vote", "prepare", "prepared"),
         ("commit_vote", "commit", "committed"),
@@ -239,15 +285,11 @@ def draw_slot(diagram: Diagram, slot: Slot, thresholds: Thresholds) -> None:
 def draw_replies(diagram: Diagram, log: ClientLog, weak: int) -> None:
     """The replies in the order in which they came; the client goes on at f + 1 that match."""
     diagram.rows.append(Phase("reply"))
-    supporters = log.supporters()
+    believed = next((content for content, _ in log.claims()), None)
     matching = 0
-    told: set[tuple[ReplicaId, str]] = set()
-    for replica, claim in log.replies:
-        if (replica, claim) in told:
-            continue
-        told.add((replica, claim))
-        good = replica in supporters
-        diagram.rows.append(Message(replica + 1, (CLIENT,), "result" if good else "a lie"))
+    for claim in log.replies:
+        good = claim.content == believed
+        diagram.rows.append(Message(claim.replica + 1, (CLIENT,), "result" if good else "a lie"))
         matching += good
         if good and matching == weak:
             diagram.rows.append(Mark((CLIENT,), "accepts", "✓"))

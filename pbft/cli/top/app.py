@@ -120,7 +120,7 @@ class TopApp(App[None]):
     Card { height: 9; border: round #30363d; border-title-align: left; padding: 0 1; }
     #change { height: 1; background: #161b22; }
     #below { height: 1fr; }
-    #lanes { width: 76; padding: 0 1 0 0; }
+    #lanes { width: 75; padding: 0 1 0 0; }
     #beside { width: 1fr; border-left: vkey #30363d; }
     #journal { height: 1fr; padding: 0 1; }
     #charts { height: 12; padding: 0 1; border-top: solid #30363d; }
@@ -133,7 +133,8 @@ class TopApp(App[None]):
     Footer { background: #161b22; }
     Crimes { align: center middle; background: #0d1117 60%; }
     Crimes OptionList { width: 90%; max-width: 100; height: auto; max-height: 80%;
-                        border: round #f85149; background: #161b22; }
+                        border: round #f85149; background: #161b22;
+                        text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
     def __init__(self, source: Source) -> None:

@@ -255,9 +255,7 @@ class ClusterModel:
     def _take_status(self, one: ReplicaView, status: Status) -> None:
         before = one.status.faults if one.status else ()
         if status.faults != before:
-            words = (
-                "misbehaves: " + ", ".join(status.faults) if status.faults else "is honest again"
-            )
+            words = ", ".join(status.faults) if status.faults else "is honest again"
             tone = Tone.BAD if status.faults else Tone.GOOD
             key = ("faults", one.replica, self.now_us)
             self.journal.tell(key, self.now_us, one.replica, tone, f"replica {one.replica} {words}")
@@ -291,14 +289,18 @@ class ClusterModel:
             case "evidence":
                 if entry.value < known:
                     self.replicas[entry.value].accusers.add(one.replica)
-                    words = f"hold proof against {entry.value}: {entry.detail.replace('_', '-')}"
+                    words = f"proof against {entry.value}: {entry.detail.replace('_', '-')}"
                     key = ("evidence", entry.value, entry.detail)
                     self.journal.tell(key, entry.at_us, one.replica, Tone.BAD, words)
             case event if event in _WORDS:
                 tone, words = _WORDS[event]
-                key = (event, one.run, str(entry.number))
-                words = f"replica {one.replica} {words}"
-                self.journal.tell(key, entry.at_us, one.replica, tone, words)
+                self.journal.tell(
+                    (event, one.run, entry.number),
+                    entry.at_us,
+                    one.replica,
+                    tone,
+                    f"replica {one.replica} {words}",
+                )
             case _:
                 self.lanes.take(one.replica, entry)
 
@@ -318,8 +320,8 @@ class ClusterModel:
             return
         if entry.event == "suspected":
             primary = self.thresholds.primary_of(entry.view)
-            why = "unreachable" if entry.detail == "unreachable" else "a request is overdue"
-            words = f"suspect primary {primary}: {why}"
+            why = "unreachable" if entry.detail == "unreachable" else "overdue"
+            words = f"primary {primary} is {why}"
             tell(("suspected", entry.view), entry.at_us, one.replica, Tone.NOTABLE, words)
             return
         change = self._view_changes.get(entry.view)

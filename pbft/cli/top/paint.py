@@ -37,7 +37,7 @@ WIDE_CARD = 24
 """Columns inside a card from which there is room for words besides the numbers."""
 MODES = {
     "normal": ("normal", GOOD),
-    "view_changing": ("view change", VIEW),
+    "view_changing": ("changing", VIEW),
     "state_transfer": ("fetching", NOTABLE),
     "recalling": ("recalling", NOTABLE),
     "rejoining": ("rejoining", NOTABLE),
@@ -263,9 +263,8 @@ def journal(model: ClusterModel, width: int, height: int) -> Text:
 
 
 def _journal_line(model: ClusterModel, line: Line, width: int) -> Text:
-    seconds, micros = divmod(line.at_us, 1_000_000)
-    moment = time.strftime("%H:%M:%S", time.localtime(seconds))
-    text = Text(f"{moment}.{micros // 100_000} ", DIM, no_wrap=True)
+    moment = time.strftime("%H:%M:%S", time.localtime(line.at_us // 1_000_000))
+    text = Text(f"{moment} ", DIM, no_wrap=True)
     text.append_text(cells(model, line.replicas, TONES[line.tone])).append(" ")
     text.append(line.text, TONES[line.tone] if line.tone is not Tone.QUIET else DIM)
     text.truncate(width, overflow="ellipsis")
@@ -274,8 +273,7 @@ def _journal_line(model: ClusterModel, line: Line, width: int) -> Text:
 
 def choice(name: str, does: str) -> Text:
     """One behaviour to choose."""
-    text = Text(name, f"bold {BAD}", no_wrap=True, overflow="ellipsis")
-    return text.append(does, PLAIN)
+    return Text(name, f"bold {BAD}").append(does, f"not bold {PLAIN}")
 
 
 def _trouble(one: ReplicaView) -> Text:

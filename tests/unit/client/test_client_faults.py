@@ -189,6 +189,20 @@ async def test_a_replica_of_another_cluster_is_not_greeted(tmp_path: Path) -> No
 
 
 @in_loop
+async def test_a_replica_that_passes_on_the_challenge_of_another_is_not_greeted(
+    tmp_path: Path,
+) -> None:
+    async with FakeCluster(tmp_path) as cluster:
+        cluster.replicas[2].challenges_as = 3
+        async with await cluster.connect() as client:
+            await cluster.streams(3)
+            link = client._engine._links[2]
+            await until(lambda: link.attempts > 0)
+            assert not cluster.replicas[2].streams
+            assert link.trouble == "is another replica than cluster.toml says"
+
+
+@in_loop
 async def test_a_client_that_is_not_admitted_is_told_at_once(tmp_path: Path) -> None:
     async with FakeCluster(tmp_path) as cluster:
         for replica in cluster.replicas:

@@ -167,6 +167,16 @@ def test_results_of_another_service_are_told_apart_from_errors() -> None:
     ("code", "details", "text"),
     [
         (grpc.StatusCode.UNAVAILABLE, "x: Connection refused (111)", "refused the connection"),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "last error: UNKNOWN: ipv4:127.0.0.1:1: Tls handshake failed: WRONG_VERSION_NUMBER: OK",
+            "does not speak TLS",
+        ),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "check failed with error: UNAUTHENTICATED: Hostname Verification Check failed.",
+            "shows the certificate of somebody else",
+        ),
         (grpc.StatusCode.UNAVAILABLE, "reset", "broke the stream: unavailable reset"),
         (grpc.StatusCode.INTERNAL, None, "broke the stream: internal"),
         (grpc.StatusCode.OK, "", "closed the stream"),

@@ -110,7 +110,7 @@ def test_batches_of_a_new_view_and_decided_ones_bypass_the_clock() -> None:
     solo = Solo(me=2)
     ahead = batch_at(solo, 1, 3600 * SECOND)
     proposal = solo.forge.proposal(1, ahead)
-    digest = solo.forge.verifier.decode(proposal.pre_prepare).digest  # type: ignore[union-attr]
+    digest = solo.forge.vote(proposal.pre_prepare).digest
     changes = [solo.forge.view_change(i, 1, [solo.forge.proof(1, digest)]) for i in (0, 1, 3)]
     solo.cluster.tell(2, solo.forge.new_view(1, changes))
     solo.cluster.tell(2, BatchBytes(ahead))

@@ -55,7 +55,9 @@ BROKEN_PROOFS: dict[str, Callable[[Forge, PreparedProof], PreparedProof]] = {
     "none": lambda f, p: PreparedProof(p.pre_prepare, ()),
     "a signer twice": lambda f, p: with_prepares(p, p.prepares[0]),
     "the primary as preparer": lambda f, p: with_prepares(p, f.prepare(f.primary(5), 3, A, 5)),
-    "a prepare of another view": lambda f, p: with_prepares(p, f.prepare(f.backups(5)[-1], 3, A, 6)),
+    "a prepare of another view": lambda f, p: with_prepares(
+        p, f.prepare(f.backups(5)[-1], 3, A, 6)
+    ),
     "a prepare of another sequence": lambda f, p: with_prepares(
         p, f.prepare(f.backups(5)[-1], 4, A, 5)
     ),
@@ -112,7 +114,7 @@ def test_commit_certificate(n: int) -> None:
         [maker.commit(quorum - 1, 3, A, 6)],
     ):
         broken = [*votes[:-1], *authenticated(maker, *last)]
-        why = refused(lambda broken=broken: commit_certificate(broken, maker.genesis))  # type: ignore[misc]
+        why = refused(lambda broken=broken: commit_certificate(broken, maker.genesis))
         assert why is Reason.BAD_CERTIFICATE
     assert isinstance(votes[0].message, Commit)
 
@@ -131,7 +133,7 @@ def test_checkpoint_certificate(n: int) -> None:
         [maker.checkpoint(last, 2 * INTERVAL, A)],
     ):
         broken = [*votes[:-1], *authenticated(maker, *replacement)]
-        why = refused(lambda broken=broken: checkpoint_certificate(broken, maker.genesis))  # type: ignore[misc]
+        why = refused(lambda broken=broken: checkpoint_certificate(broken, maker.genesis))
         assert why is Reason.BAD_CERTIFICATE
     off = authenticated(maker, *maker.checkpoints(INTERVAL + 1, A))
     assert refused(lambda: checkpoint_certificate(off, maker.genesis)) is Reason.BAD_CERTIFICATE
@@ -169,7 +171,7 @@ def test_the_proof_of_a_checkpoint(n: int) -> None:
         (2 * INTERVAL, good),
         (INTERVAL, ()),
     ):
-        assert refused(lambda s=sequence, v=votes: verify(s, *v)) is Reason.BAD_CERTIFICATE  # type: ignore[misc]
+        assert refused(lambda s=sequence, v=votes: verify(s, *v)) is Reason.BAD_CERTIFICATE
 
 
 def change_of(maker: Forge, **changes: object) -> ViewChange:

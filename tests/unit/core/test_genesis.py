@@ -40,7 +40,11 @@ def test_what_was_written_is_read() -> None:
 
 
 def test_every_value_changes_the_cluster_id() -> None:
-    ids = {make().cluster_id, make(nonce=b"m" * 32).cluster_id, make(open_admission=True).cluster_id}
+    ids = {
+        make().cluster_id,
+        make(nonce=b"m" * 32).cluster_id,
+        make(open_admission=True).cluster_id,
+    }
     ids.add(make(replicas=KEYS[:3] + KEYS[6:7]).cluster_id)
     ids.add(make(clients=frozenset()).cluster_id)
     ids.add(make(constants=ProtocolConstants(bucket_salt=1)).cluster_id)

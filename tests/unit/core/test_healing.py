@@ -181,7 +181,9 @@ def test_bytes_per_status_are_bounded() -> None:
     batches = [item for item in pushed(solo) if isinstance(item, CommittedBatch)]
     assert 1 <= len(batches) < INTERVAL
     assert sum(len(item.batch) + 1024 for item in batches) <= 4000
-    assert [item for item in pushed(solo, executed=len(batches)) if isinstance(item, CommittedBatch)]
+    assert [
+        item for item in pushed(solo, executed=len(batches)) if isinstance(item, CommittedBatch)
+    ]
 
 
 def test_an_item_larger_than_the_budget_goes_all_the_same() -> None:
@@ -303,7 +305,9 @@ def test_a_diverged_replica_pushes_nothing() -> None:
 def test_what_is_pushed_is_what_was_sent_byte_for_byte() -> None:
     solo = Solo()
     solo.propose(1)
-    before = {e.item for e in solo.node.effects if hasattr(e, "item") and isinstance(e.item, Signed)}
+    before = {
+        e.item for e in solo.node.effects if hasattr(e, "item") and isinstance(e.item, Signed)
+    }
     pushed(solo, accepted=1)
     after = {e.item for e in solo.node.effects if isinstance(e, Send) and e.to == 2
              and isinstance(e.item, Signed)}  # fmt: skip

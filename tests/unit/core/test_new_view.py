@@ -40,14 +40,12 @@ def reference(messages: Sequence[Told]) -> tuple[int, int, list[Digest]]:
     # "The primary determines the sequence number min-s of the latest stable checkpoint in V"
     min_s = 0
     for message in messages:
-        if message.stable > min_s:
-            min_s = message.stable
+        min_s = max(min_s, message.stable)
     # "and the highest sequence number max-s in a prepare message in V".
     max_s = min_s
     for message in messages:
         for n, _, _ in message.prepared:
-            if n > max_s:
-                max_s = n
+            max_s = max(max_s, n)
     # "The primary creates a new pre-prepare message for view v + 1 for each sequence number n
     # between min-s and max-s."
     o = []

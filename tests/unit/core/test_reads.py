@@ -219,7 +219,9 @@ def test_answering_at_once_would_not_be_linearizable() -> None:
     for node in cluster.up:
         node.read(cluster.forge.clients[0].client, fast(2))
     late = [node for node in cluster.up if node.id not in executed]
-    assert all(node.read_replies()[-1].nonce == 1 for node in late), "they know that they do not know"
+    assert all(node.read_replies()[-1].nonce == 1 for node in late), (
+        "they know that they do not know"
+    )
     cluster.drop(None)
     cluster.advance(2 * SECOND)
     answered = [node.read_replies()[-1] for node in cluster.up]

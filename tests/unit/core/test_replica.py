@@ -13,7 +13,9 @@ from tests.harness.core_forge import INTERVAL, WINDOW, Forge
 from tests.harness.core_solo import Solo
 
 SMALL = Forge(
-    limits=ProtocolLimits(batch_requests=3, request_bytes=400, batch_bytes=1000, operation_bytes=300)
+    limits=ProtocolLimits(
+        batch_requests=3, request_bytes=400, batch_bytes=1000, operation_bytes=300
+    )
 )
 
 
@@ -102,7 +104,12 @@ def test_a_closed_session_is_told_so_and_another_number_conflicts() -> None:
 def test_the_summary() -> None:
     solo = Solo()
     summary = solo.node.replica.summary()
-    assert (summary.replica, summary.view, summary.mode, summary.is_primary) == (1, 0, "normal", False)
+    assert (summary.replica, summary.view, summary.mode, summary.is_primary) == (
+        1,
+        0,
+        "normal",
+        False,
+    )
     solo.node.submit(solo.forge.request(9, client=1))
     solo.decide_to(INTERVAL)
     solo.stabilise(INTERVAL)

@@ -55,7 +55,11 @@ def test_batches_go_round_robin_over_clients() -> None:
 
 def test_the_turn_goes_on_in_the_next_batch() -> None:
     pool = pool_of(*(request(n, client) for client in range(3) for n in (1, 2)))
-    assert [taken(pool, 2) for _ in range(3)] == [[(0, 1), (1, 1)], [(2, 1), (0, 2)], [(1, 2), (2, 2)]]
+    assert [taken(pool, 2) for _ in range(3)] == [
+        [(0, 1), (1, 1)],
+        [(2, 1), (0, 2)],
+        [(1, 2), (2, 2)],
+    ]
 
 
 @given(
@@ -174,7 +178,9 @@ def test_bytes_per_client_are_bounded() -> None:
     assert pool.add(request(2, size=1), 0, T_US, None) is None
 
 
-@pytest.mark.parametrize("limits", [LocalLimits(pending_requests=2), LocalLimits(pending_bytes=400)])
+@pytest.mark.parametrize(
+    "limits", [LocalLimits(pending_requests=2), LocalLimits(pending_bytes=400)]
+)
 def test_the_totals_are_bounded_for_everybody(limits: LocalLimits) -> None:
     pool = RequestPool(limits)
     reasons = [

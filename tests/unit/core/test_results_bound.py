@@ -1,4 +1,5 @@
-"""What one request, and one batch, may answer is bounded, alike on every replica (protocol.md 13)."""
+"""What one request, and one batch, may answer is bounded, alike on every replica (protocol.md
+13)."""
 
 from dataclasses import replace
 

@@ -43,9 +43,7 @@ class World:
         close: bool = False,
     ) -> Reply | None:
         """Executes a request as the core does and returns the reply that is due."""
-        message = Request(
-            client, session, number, acknowledged, expires_at_us, (operation,), close
-        )
+        message = Request(client, session, number, acknowledged, expires_at_us, (operation,), close)
         signed = Signed(Kind.REQUEST, client, b"", bytes(64))
         digest = (operation + b"%d" % number).ljust(32, b"d")
         request = Authenticated(message, signed, digest)

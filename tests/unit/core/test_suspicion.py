@@ -101,7 +101,7 @@ def test_no_request_timer_runs_during_a_view_change() -> None:
         solo.cluster.tell(2, solo.forge.view_change(replica, 5))
     solo.node.submit(solo.forge.request())
     solo.cluster.advance(T_US // 2)
-    assert not [e for e in solo.node.effects if isinstance(e, Send) and e.item.kind == 1]  # type: ignore[union-attr]
+    assert not [e for e in solo.node.effects if isinstance(e, Send) and e.item.kind == 1]
     assert not solo.node.events(EventName.SUSPECTED)
 
 
@@ -283,7 +283,9 @@ def test_a_request_is_forwarded_once_and_relayed_once(n: int) -> None:
     for _ in range(20):
         solo.node.submit(solo.forge.request(1, client=1))
     solo.cluster.advance(T_US - 1)
-    sends = [e.to for e in solo.node.effects if isinstance(e, Send) and e.item == relayed_item(solo)]
+    sends = [
+        e.to for e in solo.node.effects if isinstance(e, Send) and e.item == relayed_item(solo)
+    ]
     assert sorted(sends) == sorted([0, *solo.others])
 
 

@@ -2,9 +2,11 @@
 
 from random import Random
 
+import pytest
+
 from pbft.core.effects import Effect, Persist, Send, StableRecord, Truncate, ViewChangeRecord
 from pbft.messages import Kind, Signed, StateRequest
-from pbft.sim.disk import DiskSpeed, Leaving, Outbox
+from pbft.sim.disk import DiskSpeed, Leaving, Outbox, Refusal
 from pbft.sim.scheduler import Scheduler
 from pbft.storage.memory import MemoryLog
 
@@ -27,7 +29,12 @@ class Machine:
         self.log = MemoryLog()
         self.left: list[tuple[int, int]] = []
         speed = DiskSpeed(SYNC_US, SYNC_US)
-        self.outbox = Outbox(self.scheduler, Random(seed), self.log, speed, self.release)
+        self.failures = 0
+        self.outbox = Outbox(self.scheduler, Random(seed), self.log, speed, self.release, self.fail)
+
+    def fail(self) -> None:
+        self.failures += 1
+        self.outbox.crash()
 
     def release(self, effect: Leaving) -> None:
         assert isinstance(effect, Send) and isinstance(effect.item, StateRequest)
@@ -106,3 +113,21 @@ def test_a_crash_loses_what_was_not_synced_and_nothing_leaves_after_it() -> None
         outcomes.add(machine.durable_view)
     # The sync under way may have reached the disk; what came after it cannot.
     assert outcomes == {0, 1}
+
+
+@pytest.mark.parametrize("refusal", Refusal)
+def test_a_disk_that_refuses_ends_the_process_and_nothing_leaves(refusal: Refusal) -> None:
+    kept = set()
+    for seed in range(20):
+        machine = Machine(seed)
+        machine.perform(record(1), word(1))
+        machine.run()
+        machine.outbox.refusal = refusal
+        machine.perform(record(2), word(2))
+        machine.run()
+        machine.perform(record(3), word(3))
+        machine.run()
+        assert machine.failures == 1
+        assert [number for number, _ in machine.left] == [1]
+        kept.add(machine.durable_view)
+    assert kept == ({1} if refusal is Refusal.FULL else {1, 2}), "nobody knows what a sync left"

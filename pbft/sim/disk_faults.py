@@ -1,0 +1,75 @@
+"""Disks that refuse, rot, forget or are set back (adversary.md group S), done to simulated nodes.
+
+A replica whose disk lost something that was synced counts against f until it has rejoined. What its
+core then does is held to every invariant all the same: a damaged disk is no licence to vote twice.
+"""
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from pbft.sim.disk import Refusal
+from pbft.sim.scenario import HARMLESS, Damage, DiskFault
+from pbft.sim.virtual_log import VirtualLog
+from pbft.storage.memory import MemoryBase
+
+if TYPE_CHECKING:
+    from pbft.sim.world import World
+
+
+class DamagedDisk:
+    """One disk fault of a scenario; the world calls `copy`, `begin` and `end` when it is time."""
+
+    def __init__(self, world: "World", fault: DiskFault) -> None:
+        """Before the nodes start: the node gets a disk that can be damaged."""
+        self._world = world
+        self._fault = fault
+        self._node = world.nodes[fault.replica]
+        self._random = Random(f"disk {world.scenario.seed} {fault.replica}")
+        self._log = VirtualLog()
+        self._backup: tuple[VirtualLog, MemoryBase] | None = None
+        self._node.log = self._log
+
+    def copy(self) -> None:
+        """Somebody makes a backup of the data directory."""
+        self._backup = (self._log.copy(), self._node.base.copy())
+
+    def begin(self) -> None:
+        """The disk refuses, or the replica loses power and the disk more than that."""
+        node, damage = self._node, self._fault.damage
+        if not node.is_up:
+            return
+        self._world.note(f"the disk of replica {node.place}: {damage.value}")
+        self._world.counters.disk_faults += 1
+        if damage in HARMLESS:
+            node.outbox.refusal = Refusal(damage.value)
+            return
+        node.crash()
+        self._world.count_power_loss()
+        if self._is_damaged():
+            self._world.watch.damaged.add(node.place)
+
+    def _is_damaged(self) -> bool:
+        """Does the damage; False if there was nothing on the disk to be damaged."""
+        node, random = self._node, self._random
+        match self._fault.damage:
+            case Damage.FLIPPED:
+                return self._log.flip(random)
+            case Damage.TORN:
+                return self._log.tear(random)
+            case Damage.MISDIRECTED:
+                return self._log.misdirect(random)
+            case Damage.ROLLED_BACK:
+                assert self._backup is not None
+                node.log, node.base = self._backup
+            case _:
+                node.initialise()
+        return True
+
+    def end(self) -> None:
+        """The replica is started again; a disk that was full has room."""
+        node = self._node
+        if not node.is_up and not node.is_broken:
+            self._world.note(f"replica {node.place} starts on what its disk holds")
+            node.start()
+        elif node.is_up:
+            node.outbox.refusal = None

@@ -1,0 +1,146 @@
+"""A vote log as the disk sees it: bytes under keys, which can rot, be torn or be forgotten.
+
+It shares keys, encodings and checksums with the log of a real replica, so that what the simulator
+damages is detected by what detects it there (protocol.md section 10; adversary.md group S).
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from random import Random
+from typing import Protocol
+
+from pbft.core.effects import Persist, SavedLog, Truncate
+from pbft.storage.vote_log import LogLoader, apply_effects
+
+
+class CrashableLog(Protocol):
+    """A vote log with a dirty plane, which a crash loses, and a synced one, which it does not."""
+
+    def append(self, effects: Sequence[Persist | Truncate]) -> int:
+        """Writes without syncing. Returns the position to sync up to."""
+        ...
+
+    def sync(self, position: int) -> None:
+        """Makes durable what was appended up to a position that `append` returned."""
+        ...
+
+    def crash(self) -> None:
+        """Loses everything that is dirty."""
+        ...
+
+    def load(self) -> SavedLog:
+        """The synced plane. Raises StorageCorrupt."""
+        ...
+
+
+class VirtualLog:
+    """A CrashableLog whose synced plane is an ordered map of bytes."""
+
+    def __init__(self) -> None:
+        self._items: dict[bytes, bytes] = {}
+        self._dirty: list[Persist | Truncate] = []
+        self._synced_count = 0
+
+    def append(self, effects: Sequence[Persist | Truncate]) -> int:
+        """See CrashableLog.append."""
+        self._dirty.extend(effects)
+        return self._synced_count + len(self._dirty)
+
+    def sync(self, position: int) -> None:
+        """See CrashableLog.sync."""
+        count = max(0, position - self._synced_count)
+        done, self._dirty = self._dirty[:count], self._dirty[count:]
+        self._synced_count += len(done)
+        apply_effects(_Transaction(self._items), done)
+
+    def crash(self) -> None:
+        """See CrashableLog.crash."""
+        self._dirty = []
+
+    def load(self) -> SavedLog:
+        """See CrashableLog.load."""
+        return LogLoader(_Transaction(self._items)).load()
+
+    def copy(self) -> "VirtualLog":
+        """The synced plane as it is now: a backup."""
+        copied = VirtualLog()
+        copied._items = dict(self._items)
+        return copied
+
+    def flip(self, random: Random) -> bool:
+        """One bit of one record rots. False if there is no record."""
+        if not self._items:
+            return False
+        key = random.choice(sorted(self._items))
+        value = bytearray(self._items[key])
+        value[random.randrange(len(value))] ^= 1 << random.randrange(8)
+        self._items[key] = bytes(value)
+        return True
+
+    def misdirect(self, random: Random) -> bool:
+        """One record was written in the place of another. False if there are no two."""
+        if len(self._items) < 2:
+            return False
+        source, target = random.sample(sorted(self._items), 2)
+        self._items[target] = self._items[source]
+        return True
+
+    def tear(self, random: Random) -> bool:
+        """Of one record only the beginning reached the disk. False if there is no record."""
+        if not self._items:
+            return False
+        key = random.choice(sorted(self._items))
+        value = self._items[key]
+        self._items[key] = value[: random.randrange(len(value))]
+        return True
+
+
+class _Transaction:
+    """What the real log uses of an LMDB transaction, on a map."""
+
+    def __init__(self, items: dict[bytes, bytes]) -> None:
+        self._items = items
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._items.get(key)
+
+    def put(self, key: bytes, value: bytes) -> bool:
+        self._items[key] = value
+        return True
+
+    def cursor(self) -> "_Cursor":
+        return _Cursor(self._items)
+
+
+class _Cursor:
+    """Walks over the keys that were there when it was made."""
+
+    def __init__(self, items: dict[bytes, bytes]) -> None:
+        self._items = items
+        self._keys: list[bytes] | None = None
+        self._at = 0
+
+    def set_key(self, key: bytes) -> bool:
+        return key in self._items
+
+    def set_range(self, key: bytes) -> bool:
+        self._keys = sorted(self._items)
+        self._at = bisect_left(self._keys, key)
+        return self._at < len(self._keys)
+
+    def key(self) -> bytes:
+        assert self._keys is not None
+        return self._keys[self._at] if self._at < len(self._keys) else b""
+
+    def item(self) -> tuple[bytes, bytes]:
+        key = self.key()
+        return key, self._items[key]
+
+    def next(self) -> bool:
+        assert self._keys is not None
+        self._at += 1
+        return self._at < len(self._keys)
+
+    def delete(self) -> bool:
+        del self._items[self.key()]
+        return self.next()

@@ -1,0 +1,107 @@
+"""Real replicas on disks that are full, corrupt or forgetful."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from pbft.cli.observer import Observer
+from pbft.cli.process_table import ProcessState
+from pbft.cli.supervisor import START_COMMAND, LocalCluster
+from pbft.cli.traffic import Traffic
+from pbft.node.replica_node import EXIT_DISK_FAILED
+from tests.process.durability import durability
+from tests.process.helpers import connect, pbft
+
+VICTIM = 3
+FILE_KIB_MAX = 2_048
+VALUE = os.urandom(100_000)
+ENDED_SECONDS = 20.0
+LIMITED = ("/bin/bash", "-c", f'ulimit -f {FILE_KIB_MAX}; exec "$@"', "bash", *START_COMMAND)
+
+
+def wait_until_down(cluster: LocalCluster, replica: int) -> None:
+    deadline = time.monotonic() + ENDED_SECONDS
+    while cluster.state(replica) is not ProcessState.DOWN:
+        assert time.monotonic() < deadline, f"replica {replica} still runs"
+        time.sleep(0.05)
+
+
+def test_a_full_disk_ends_the_replica_and_loses_nothing(
+    new_cluster: Callable[[], LocalCluster],
+) -> None:
+    cluster = new_cluster()
+    limited = LocalCluster(cluster.layout.directory, LIMITED)
+    for replica in cluster.replicas:
+        (limited if replica == VICTIM else cluster).start(replica)
+
+    async def story() -> None:
+        observer = Observer(cluster.layout.cluster_file)
+        async with AsyncExitStack() as stack:
+            (client,) = await connect(stack, cluster, 1)
+            for number in range(60):
+                await client.put(b"large/%d" % number, VALUE)
+            await asyncio.to_thread(wait_until_down, cluster, VICTIM)
+            log = cluster.layout.log_file(VICTIM).read_text()
+            assert '"event": "disk_failed"' in log
+            assert "could not be written" in log
+            await asyncio.to_thread(cluster.start, VICTIM)
+            async with Traffic([client]):
+                await observer.wait_until_voting(VICTIM)
+            found = await client.range(prefix=b"large/1", consistency="ordered")
+            assert all(pair.value == VALUE for pair in found)
+            assert len(found) == 11
+
+    asyncio.run(story())
+
+
+def test_a_corrupt_vote_log_is_refused_with_advice(cluster: LocalCluster) -> None:
+    async def write() -> None:
+        async with AsyncExitStack() as stack:
+            (client,) = await connect(stack, cluster, 1)
+            await asyncio.gather(*(client.put(b"key/%d" % i, b"marked value") for i in range(50)))
+
+    asyncio.run(write())
+    cluster.stop([VICTIM])
+    file = cluster.layout.data_directory(VICTIM) / "log" / "data.mdb"
+    data = file.read_bytes()
+    assert data.count(b"marked value") > 0
+    file.write_bytes(data.replace(b"marked value", b"Marked value"))
+    refused = pbft("start", "--config", cluster.layout.configuration_file(VICTIM))
+    assert refused.returncode == 1
+    assert "fails its checksum" in refused.stderr
+    assert "pbft storage init" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    inspected = pbft("log", "inspect", cluster.layout.data_directory(VICTIM))
+    assert inspected.returncode == 4
+    assert "fails its checksum" in inspected.stderr
+
+
+def test_the_exit_code_of_a_failed_disk(new_cluster: Callable[[], LocalCluster]) -> None:
+    cluster = new_cluster()
+    configuration = str(cluster.layout.configuration_file(VICTIM))
+    # Not even the record of the first start fits.
+    command = ["/bin/bash", "-c", 'ulimit -f 12; exec "$@"', "bash", sys.executable, "-P", "-m"]
+    command += ["pbft.cli.main", "start", "--config", configuration]
+    for replica in range(VICTIM):
+        cluster.start(replica)
+    done = subprocess.run(command, capture_output=True, timeout=ENDED_SECONDS, check=False)
+    assert done.returncode == EXIT_DISK_FAILED, done.stderr
+
+
+def test_all_killed_again_and_again_one_forgotten_one_rolled_back(cluster: LocalCluster) -> None:
+    options = Namespace(
+        rounds=1,
+        clients=4,
+        keys=5,
+        interval=1.0,
+        pause=0.02,
+        rollback=2.0,
+        seed=1,
+        operations_min=100,
+    )
+    asyncio.run(durability(cluster, options))

@@ -1,0 +1,90 @@
+"""What a whole run must see: each of these breaks something on purpose."""
+
+from typing import Any
+
+import pytest
+
+from pbft.core import invariants as core_invariants
+from pbft.core.effects import Effect, Halt
+from pbft.core.replica import Replica
+from pbft.core.settings import MILLISECOND, SECOND, Timers
+from pbft.sim import world as world_module
+from pbft.sim.runner import Outcome, run_scenario
+from pbft.sim.scenario import Scenario
+from pbft.sim.world import World
+from pbft.types import Instant
+
+TIMERS = Timers(request_timeout_us=300 * MILLISECOND, request_timeout_cap_us=5 * SECOND)
+SCENARIO = Scenario(1, 4, timers=TIMERS, faults_end_us=1 * SECOND)
+
+
+def run() -> Outcome:
+    return run_scenario(SCENARIO)
+
+
+def test_an_undisturbed_run_violates_nothing() -> None:
+    outcome = run()
+    assert outcome.invariant is None, outcome.detail
+    assert outcome.counters.new_views == 0
+
+
+def test_a_crash_of_an_honest_replica_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(replica: Replica, now: Instant) -> list[Effect]:
+        raise KeyError("what nobody thought of")
+
+    monkeypatch.setattr(Replica, "tick", fail)
+    outcome = run()
+    assert outcome.invariant == "I17" and "what nobody thought of" in outcome.detail
+
+
+def test_an_honest_replica_that_halts_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replica, "tick", lambda replica, now: [Halt("contradiction")])
+    outcome = run()
+    assert outcome.invariant == "I17" and "contradiction" in outcome.detail
+
+
+def test_a_breach_of_the_cores_own_invariants_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(core: object) -> None:
+        raise AssertionError("too many slots")
+
+    monkeypatch.setattr(core_invariants, "check", fail)
+    assert run().invariant == "I12"
+
+
+def test_a_duplicate_that_changes_something_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "DELIVERED_AGAIN", 1.0)
+    take_in = world_module.Node.take_in
+    seen: list[object] = []
+
+    def count_duplicates(node: Any, origin: int, inbound: object) -> None:
+        if seen and seen[-1] is inbound:
+            node.replica.core.agreed_time_us += 1
+        seen.append(inbound)
+        take_in(node, origin, inbound)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world_module.Node, "take_in", count_duplicates)
+    assert run().invariant == "I7"
+
+
+def test_a_view_change_in_the_quiet_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Restless(World):
+        """Some replica begins a view change every 20 ms once everything is healed."""
+
+        def note(self, text: str) -> None:
+            super().note(text)
+            if "healed" in text:
+                for delay_ms in range(0, 20_000, 20):
+                    self.scheduler.after(delay_ms * MILLISECOND, self.view_changes.update, [1])
+
+    monkeypatch.setattr("pbft.sim.runner.World", Restless)
+    assert run().invariant == "I14"
+
+
+def test_a_lost_write_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I10: ordered reads that see an empty store."""
+
+    def forget(action: object, encoded: bytes) -> tuple[None, int]:
+        return None, 1
+
+    monkeypatch.setattr("pbft.sim.clients.decode_result", forget)
+    assert run().invariant == "I10"

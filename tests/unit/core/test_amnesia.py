@@ -1,0 +1,328 @@
+"""Recall, amnesia and rejoin (protocol.md section 10)."""
+
+from dataclasses import replace
+
+import pytest
+
+from pbft.core.effects import EventName, RejoinRecord
+from pbft.core.state import Mode
+from pbft.errors import Reason
+from pbft.messages import (
+    Checkpoint,
+    Commit,
+    NewView,
+    Prepare,
+    Recall,
+    Recalled,
+    Replies,
+    Request,
+    Signed,
+    ViewChange,
+)
+from pbft.storage.memory import MemoryBase, MemoryLog
+from tests.harness.core_cluster import SECOND, Cluster
+from tests.harness.core_forge import INTERVAL, WINDOW
+from tests.harness.core_solo import Solo
+
+VOTES = (Prepare, Commit, Checkpoint, ViewChange, NewView)
+A = b"a" * 32
+
+
+def lose_disk(cluster: Cluster, replica: int) -> None:
+    """The replica comes back with an empty directory."""
+    node = cluster[replica]
+    node.crash()
+    node.log, node.base = MemoryLog(), MemoryBase()
+    cluster.oracles.forged.add(replica)
+    node.start()
+    cluster.settle()
+
+
+def answer(solo: Solo, **changes: object) -> Recalled:
+    """A peer that remembers nothing, or what `changes` make of it."""
+    (recall,) = solo.node.sent(Recall)[-1:]
+    empty = Recalled(solo.me, recall.nonce, 0, 0, (), None, ())
+    return replace(empty, **changes)  # type: ignore[arg-type]
+
+
+def tell(solo: Solo, peer: int, message: Recalled) -> None:
+    """The answer of one peer."""
+    solo.node.receive(peer, solo.forge.sign(peer, message))
+
+
+# Recall.
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 7])
+def test_q_minus_one_peers_must_answer(n: int) -> None:
+    solo = Solo(n)
+    solo.node.restart()
+    for peer in solo.others[: solo.thresholds.recalls - 1]:
+        for _ in range(3):
+            tell(solo, peer, answer(solo))
+    assert solo.node.core.recalling is not None
+    tell(solo, solo.others[-1], answer(solo))
+    assert solo.node.core.recalling is None
+
+
+def test_only_answers_to_this_nonce_and_this_replica_count() -> None:
+    solo = Solo()
+    solo.node.restart()
+    tell(solo, 0, answer(solo, nonce=bytes(32)))
+    tell(solo, 2, answer(solo, replica=3))
+    tell(solo, 3, answer(solo))
+    assert solo.rejected(Reason.UNWANTED) >= 2
+    recalling = solo.node.core.recalling
+    assert recalling is not None and recalling.answered == {3}
+
+
+def test_it_asks_until_it_is_answered() -> None:
+    solo = Solo()
+    solo.node.restart()
+    solo.cluster.advance(SECOND)
+    recalls = solo.node.sent(Recall)
+    assert len(recalls) >= 9
+    assert len(set(recalls)) == 1
+
+
+def test_recalls_are_answered_even_by_who_is_recalling() -> None:
+    """After a power loss all ask at once."""
+    solo = Solo()
+    digest = solo.propose(1)
+    solo.cluster.tell(1, solo.forge.prepare(2, 1, digest), solo.forge.commit(2, 1, digest))
+    solo.cluster.tell(1, solo.forge.view_change(2, 1))
+    solo.cluster.tell(1, solo.forge.sign(2, Recall(2, A)))
+    (told,) = solo.node.sent(Recalled)
+    votes = [solo.forge.verifier.decode(vote) for vote in told.votes]
+    assert (told.replica, told.nonce) == (2, A)
+    assert votes == [Prepare(0, 1, digest), Commit(0, 1, digest)]
+    assert told.view_change == solo.forge.view_change(2, 1)
+    solo.node.restart()
+    solo.node.receive(3, solo.forge.sign(3, Recall(3, A)))
+    assert len(solo.node.sent(Recalled)) == 1
+
+
+def test_a_primary_is_told_its_pre_prepares() -> None:
+    solo = Solo()
+    solo.propose(1)
+    solo.prepare(1, solo.propose(2))
+    solo.cluster.tell(1, solo.forge.sign(0, Recall(0, A)))
+    (told,) = solo.node.sent(Recalled)
+    assert [solo.forge.vote(vote).sequence for vote in told.votes] == [1, 2]
+
+
+def test_a_flood_of_recalls_is_limited() -> None:
+    solo = Solo()
+    for _ in range(100):
+        solo.node.receive(2, solo.forge.sign(2, Recall(2, A)))
+    assert solo.rejected(Reason.RATE_LIMIT) >= 80
+
+
+@pytest.mark.parametrize("forged", ["of another", "torn", "no certificate", "too many"])
+def test_a_lie_in_an_answer_voids_it(forged: str) -> None:
+    solo = Solo()
+    solo.node.restart()
+    mine = solo.forge.prepare(1, 1, A)
+    many = tuple(solo.forge.prepare(1, k, A) for k in range(1, 1000))
+    lie = {
+        "of another": {"votes": (solo.forge.prepare(2, 1, A),)},
+        "torn": {"votes": (replace(mine, signature=bytes(64)),)},
+        "no certificate": {"stable_sequence": INTERVAL},
+        "too many": {"votes": many},
+    }[forged]
+    tell(solo, 0, answer(solo, **lie))
+    recalling = solo.node.core.recalling
+    assert recalling is not None
+    assert recalling.answered == set() and not recalling.lacking
+
+
+# Amnesia.
+
+
+def test_a_vote_in_a_later_view_than_the_log_knows_is_amnesia() -> None:
+    solo = Solo()
+    solo.decide_to(2)
+    solo.node.restart()
+    solo.recall(solo.forge.prepare(1, 1, A, view=6))
+    assert solo.node.core.rejoining is not None
+    assert [event.value for event in solo.node.events(EventName.AMNESIA)] == [1]
+
+
+def test_a_view_change_that_the_log_lacks_is_amnesia() -> None:
+    solo = Solo()
+    solo.node.restart()
+    for peer in (0, 2):
+        tell(solo, peer, answer(solo, view_change=solo.forge.view_change(1, 3)))
+    assert solo.node.core.rejoining is not None
+
+
+def test_an_empty_directory_among_peers_with_a_history_is_amnesia() -> None:
+    cluster = Cluster(4)
+    cluster.run(INTERVAL)
+    lose_disk(cluster, 2)
+    assert cluster[2].core.rejoining is not None
+    assert cluster[2].replica.summary().mode == "rejoining"
+
+
+def test_an_empty_directory_of_a_new_cluster_is_none() -> None:
+    cluster = Cluster(4)
+    assert {node.core.rejoining for node in cluster.up} == {None}
+    restarted = cluster[2]
+    restarted.restart()
+    cluster.settle()
+    assert restarted.core.rejoining is None
+
+
+def test_what_the_durable_checkpoint_settled_is_no_sign_of_a_loss() -> None:
+    """Votes at or below it were truncated."""
+    solo = Solo()
+    solo.decide_to(INTERVAL)
+    solo.stabilise(INTERVAL)
+    digest = solo.slot(INTERVAL).decision.digest  # type: ignore[union-attr]
+    solo.node.restart()
+    solo.recall(solo.forge.prepare(1, INTERVAL, digest))
+    assert solo.node.core.rejoining is None
+
+
+def test_the_operator_may_declare_a_rollback() -> None:
+    solo = Solo()
+    solo.node.settings = replace(solo.node.settings, rejoin=True)
+    solo.node.restart()
+    assert solo.node.core.rejoining is not None
+
+
+# Rejoin.
+
+
+def test_an_amnesiac_replica_is_silent_until_it_has_rejoined() -> None:
+    """It asks, is recorded, and votes again at a stable checkpoint at or above s + L, for which
+    the idle primary proposes empty batches."""
+    cluster = Cluster(4)
+    cluster.run(INTERVAL + 1)
+    lose_disk(cluster, 2)
+    lost = cluster[2]
+    assert not lost.sent(*VOTES)
+    cluster.advance(10 * SECOND)
+    assert lost.core.rejoining is None
+    (event,) = lost.events(EventName.REJOINED)
+    assert lost.core.low_water_mark >= event.sequence + WINDOW
+    assert {node.core.incarnations.get(2) for node in cluster.up} == {lost.core.incarnation}
+    votes = [effect for effect in lost.sent(*VOTES)]
+    assert all(getattr(vote, "sequence", event.sequence) > event.sequence for vote in votes)
+    cluster.run(3, first=INTERVAL + 2)
+    assert lost.sent(Commit)
+    assert cluster.agree()
+    assert cluster.views() == {0}
+
+
+def test_the_rejoin_is_replicated_state() -> None:
+    """It survives restarts and comes with a transfer."""
+    cluster = Cluster(4)
+    cluster.run(INTERVAL + 1)
+    cluster.isolate(3)
+    lose_disk(cluster, 2)
+    cluster.drop(None)
+    cluster.advance(10 * SECOND)
+    incarnation = cluster[2].core.incarnation
+    assert incarnation > 0
+    for replica in (0, 2, 3):
+        cluster[replica].restart()
+        cluster.settle()
+        cluster.advance(SECOND)
+    assert {node.core.incarnations.get(2) for node in cluster.up} == {incarnation}
+    assert cluster[2].core.rejoining is None
+    assert cluster[2].core.incarnation == incarnation
+
+
+def test_a_crash_while_rejoining_goes_on_with_the_same_incarnation() -> None:
+    cluster = Cluster(4)
+    cluster.run(INTERVAL + 1)
+    cluster.drop(lambda m: m.says(Request) and m.sender == 2)
+    lose_disk(cluster, 2)
+    incarnation = cluster[2].core.incarnation
+    cluster[2].restart()
+    cluster.drop(None)
+    assert cluster[2].core.incarnation == incarnation
+    assert cluster[2].core.rejoining is not None
+    cluster.advance(10 * SECOND)
+    assert cluster[2].core.rejoining is None
+    assert cluster[2].core.incarnation == incarnation
+    saved = cluster[2].log.load().rejoin
+    assert saved == RejoinRecord(incarnation, done=True)
+
+
+def test_the_view_changes_of_an_older_incarnation_are_void() -> None:
+    """What it promised there it may not know any more."""
+    cluster = Cluster(4)
+    cluster.run(INTERVAL + 1)
+    lose_disk(cluster, 2)
+    cluster.advance(10 * SECOND)
+    old = cluster.forge.view_change(2, 1)
+    cluster.tell(1, old)
+    assert cluster[1].rejections["verifier", Reason.BAD_VIEW_CHANGE] == 1
+    changes = [old, *cluster.forge.view_changes(3, (0, 1))]
+    cluster.tell(0, cluster.forge.sign(3, NewView(3, tuple(changes), ())))
+    assert cluster[0].core.entered_view == 0
+
+
+def rejoin_of(solo: Solo, replica: int, incarnation: int) -> Signed:
+    """The request of a replica under its own key."""
+    key = solo.forge.genesis.replicas[replica]
+    return solo.forge.sign(replica, Request(key, incarnation, 1, 0, 0, (b"rejoin",)))
+
+
+def results(solo: Solo) -> list[bytes]:
+    """What rejoins were answered."""
+    messages = [solo.forge.verifier.decode(answer.replies) for answer in solo.node.answers]
+    replies = [reply for m in messages if isinstance(m, Replies) for reply in m.replies]
+    return [(reply.results or (b"",))[0] for reply in replies]
+
+
+@pytest.mark.parametrize(
+    ("incarnation", "at", "minutes", "taken"),
+    [(2, 30, 2, True), (1, 30, 2, False), (2, 5, 2, False), (2, 30, 0, False)],
+)
+def test_one_rejoin_at_a_time_and_one_per_minute(
+    incarnation: int, at: int, minutes: int, taken: bool
+) -> None:
+    """Strictly growing, closed, and late enough, or refused."""
+    solo = Solo()
+    now_us = solo.node.now().wall_us
+    solo.decide(1, solo.forge.batch(rejoin_of(solo, 3, 1), time_us=now_us))
+    assert solo.node.core.rejoins == {3: 1}
+    for sequence in range(2, at):
+        solo.decide(sequence, solo.forge.batch(time_us=now_us))
+        if sequence % INTERVAL == 0:
+            solo.stabilise(sequence)
+    again = solo.forge.batch(
+        rejoin_of(solo, 3, incarnation), time_us=now_us + minutes * 60 * SECOND
+    )
+    solo.cluster.tell(1, solo.forge.committed(at, again))
+    assert solo.node.core.executed == at
+    assert (solo.node.core.rejoins[3] == at) is taken
+    assert solo.node.core.incarnations[3] == (incarnation if taken else 1)
+
+
+def test_a_rejoin_that_is_refused_is_tried_again_with_a_new_incarnation() -> None:
+    cluster = Cluster(4)
+    cluster.run(INTERVAL + 1)
+    for _ in range(2):
+        lose_disk(cluster, 2)
+        cluster.advance(10 * SECOND)
+    first = cluster[2].core.incarnation
+    assert cluster[2].core.rejoining is not None, "less than a minute after the last one"
+    for second in range(30):
+        cluster.submit(cluster.forge.request(INTERVAL + 2 + second, acknowledged=0))
+        cluster.advance(6 * SECOND)
+    assert cluster[2].core.rejoining is None
+    assert cluster[2].core.incarnation > first
+    assert cluster[0].core.mode is Mode.NORMAL
+    assert cluster.agree()
+
+
+def test_a_primary_that_ignores_an_open_rejoin_is_replaced() -> None:
+    """An open rejoin counts as a pending request for the timers."""
+    solo = Solo()
+    solo.decide(1, solo.forge.batch(rejoin_of(solo, 3, 1)))
+    solo.cluster.advance(3 * SECOND)
+    assert solo.node.core.suspicion.mine
