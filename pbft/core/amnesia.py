@@ -88,7 +88,9 @@ def on_recalled(core: Core, answer: Authenticated[Recalled]) -> None:
         _require_mine(core, message.view_change)
         change = core.verifier.decode(message.view_change)
         assert isinstance(change, ViewChange)
-        lacking |= change.view > recalling.persisted_view
+        # One of an earlier incarnation was signed before a loss that is settled since.
+        current = change.incarnation >= core.incarnation
+        lacking |= current and change.view > recalling.persisted_view
     for vote in message.votes:
         _require_mine(core, vote)
         lacking |= _is_lacking(core, vote)
@@ -102,12 +104,14 @@ def _require_mine(core: Core, signed: Signed) -> None:
 
 
 def _is_lacking(core: Core, signed: Signed) -> bool:
-    """Whether I signed this and do not know it. What the durable checkpoint settled was
-    truncated."""
+    """Whether I signed this and do not know it. What the durable checkpoint settled was truncated,
+    and what was signed before a rejoin is settled by it."""
     assert core.recalling is not None
     vote = core.verifier.decode(signed)
     assert isinstance(vote, PrePrepare | Prepare | Commit)
-    if vote.sequence <= core.state.durable_sequence:
+    rejoined = core.rejoins.get(core.me)
+    settled = 0 if rejoined is None else rejoined + core.genesis.constants.window
+    if vote.sequence <= max(core.state.durable_sequence, settled):
         return False
     if vote.view > core.recalling.persisted_view:
         return True
