@@ -59,6 +59,8 @@ class Metrics:
         self._operations_in_batches = 0
         """Those that a batch was already observed for."""
         self._checkpoints: dict[ReplicaId, dict[SequenceNumber, Digest]] = {}
+        self._compared: dict[ReplicaId, SequenceNumber] = {}
+        """The last checkpoint of each peer that was compared with the own one."""
         gauge, counter, histogram = self._gauge, self._counter, self._histogram
         gauge("build_info", "Version of this replica", "version", "replica").labels(
             version, str(replica)
@@ -187,9 +189,15 @@ class Metrics:
             del theirs[min(theirs)]
         own = self._checkpoints.get(self._replica, {})
         for peer in [signer] if signer != self._replica else list(self._checkpoints):
-            digest_of_peer = self._checkpoints[peer].get(sequence)
-            if peer != self._replica and sequence in own and digest_of_peer is not None:
-                self._agreement.labels(str(peer)).set(digest_of_peer == own[sequence])
+            compared = self._checkpoints[peer].get(sequence)
+            if peer != self._replica and sequence in own and compared is not None:
+                self._agreement.labels(str(peer)).set(compared == own[sequence])
+                self._compared[peer] = max(sequence, self._compared.get(peer, 0))
+        for peer in [peer for peer, last in self._compared.items() if last < min(own, default=0)]:
+            # A late voter is not heard (the checkpoint is stable by then): what it said long ago
+            # says nothing about now.
+            del self._compared[peer]
+            self._agreement.remove(str(peer))
 
     def on_event(self, event: Event) -> None:
         """The core reports something."""

@@ -303,9 +303,7 @@ class Watch:
             )
 
     def _on_checkpoint(self, replica: ReplicaId, checkpoint: Checkpoint) -> None:
-        digest, first = self._states.setdefault(
-            checkpoint.sequence, (checkpoint.digest, replica)
-        )
+        digest, first = self._states.setdefault(checkpoint.sequence, (checkpoint.digest, replica))
         if digest != checkpoint.digest:
             raise Violation(
                 "I11",
@@ -326,9 +324,7 @@ class Watch:
             identity = self._identities.setdefault(key, _Identity())
             told = (reply.sequence, reply.agreed_time_us, reply.results_digest)
             if identity.said.setdefault(reply.request_digest, told) != told:
-                raise Violation(
-                    "I5", f"replica {replica}: request {key[1:]} is told in two ways"
-                )
+                raise Violation("I5", f"replica {replica}: request {key[1:]} is told in two ways")
             if identity.executed is None:
                 identity.executed = reply.request_digest
             elif identity.executed != reply.request_digest:

@@ -310,9 +310,7 @@ def _draw_transfer(
     )
 
 
-def _draw_cuts(
-    random: Random, n: int, clients: int, end_us: Micros
-) -> tuple[Cut, ...]:
+def _draw_cuts(random: Random, n: int, clients: int, end_us: Micros) -> tuple[Cut, ...]:
     cuts = []
     for _ in range(random.choice((0, 0, 1, 2, 3))):
         start_us, stop_us = _draw_span(random, end_us)

@@ -123,9 +123,7 @@ def require_stable_view(world: World) -> None:
     begun = sum(world.view_changes.values())
     for client in world.clients:
         client.ask(Wish(Put(b"quiet", b"%d" % client.place)))
-    world.scheduler.run_until(
-        world.scheduler.now_us + world.scenario.quiet_timeouts * timeout_us
-    )
+    world.scheduler.run_until(world.scheduler.now_us + world.scenario.quiet_timeouts * timeout_us)
     if view is not None and sum(world.view_changes.values()) != begun:
         primary = world.nodes[world.genesis.thresholds.primary_of(view)]
         if primary.is_honest:

@@ -55,9 +55,7 @@ class IssuingSigner:
 class World:
     """Everything of one run. `scheduler` drives it; nothing else does."""
 
-    def __init__(
-        self, scenario: Scenario, trace: Trace, *, real_signatures: bool = False
-    ) -> None:
+    def __init__(self, scenario: Scenario, trace: Trace, *, real_signatures: bool = False) -> None:
         self.scenario = scenario
         self.trace = trace
         self.counters = Counters()
@@ -149,9 +147,7 @@ class World:
         clients = []
         for number in range(scenario.clients):
             random = Random(f"client {scenario.seed} {number}")
-            signer = ClientSigner(
-                self._client_keys[number], self.genesis.cluster_id, self._scheme
-            )
+            signer = ClientSigner(self._client_keys[number], self.genesis.cluster_id, self._scheme)
             visits = draw_visits(
                 random,
                 f"c{number}",

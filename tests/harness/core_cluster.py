@@ -7,7 +7,7 @@ names, crashes and restarts replicas, and forges statements of those that it doe
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeAlias, TypeVar
 
 from pbft.codec import decode_message, encode_peer_item
@@ -239,12 +239,12 @@ class Node:
                 merge = self.state.begin_merge(job)
                 merge.run()
                 self.state.finish_merge(merge)
-                self.step(lambda now, n=job.sequence, r=replica: r.merged(n, now))
+                self.step(partial(replica.merged, job.sequence))
             else:
                 install = self.state.begin_install(job)
                 install.run()
                 self.state.finish_install(install)
-                self.step(lambda now, n=job.sequence, r=replica: r.installed(n, now))
+                self.step(partial(replica.installed, job.sequence))
 
     def receive(self, sender: ReplicaId, item: PeerItem) -> list[Effect]:
         """What a peer sent, through codec and verifier; a refusal of the verifier is counted."""

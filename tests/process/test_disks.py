@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -13,7 +11,6 @@ from pbft.cli.observer import Observer
 from pbft.cli.process_table import ProcessState
 from pbft.cli.supervisor import START_COMMAND, LocalCluster
 from pbft.cli.traffic import Traffic
-from pbft.node.replica_node import EXIT_DISK_FAILED
 from tests.process.durability import durability
 from tests.process.helpers import connect, pbft
 
@@ -79,18 +76,6 @@ def test_a_corrupt_vote_log_is_refused_with_advice(cluster: LocalCluster) -> Non
     inspected = pbft("log", "inspect", cluster.layout.data_directory(VICTIM))
     assert inspected.returncode == 4
     assert "fails its checksum" in inspected.stderr
-
-
-def test_the_exit_code_of_a_failed_disk(new_cluster: Callable[[], LocalCluster]) -> None:
-    cluster = new_cluster()
-    configuration = str(cluster.layout.configuration_file(VICTIM))
-    # Not even the record of the first start fits.
-    command = ["/bin/bash", "-c", 'ulimit -f 12; exec "$@"', "bash", sys.executable, "-P", "-m"]
-    command += ["pbft.cli.main", "start", "--config", configuration]
-    for replica in range(VICTIM):
-        cluster.start(replica)
-    done = subprocess.run(command, capture_output=True, timeout=ENDED_SECONDS, check=False)
-    assert done.returncode == EXIT_DISK_FAILED, done.stderr
 
 
 def test_all_killed_again_and_again_one_forgotten_one_rolled_back(cluster: LocalCluster) -> None:

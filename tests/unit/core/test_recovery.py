@@ -2,6 +2,7 @@
 and what was acknowledged survives the power loss of all."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -11,12 +12,12 @@ from pbft.core.effects import (
     DecidedRecord,
     Persist,
     PreparedRecord,
-    SavedLog,
     Send,
     ViewChangeRecord,
 )
 from pbft.core.state import Mode
 from pbft.crypto.digest import batch_digest
+from pbft.errors import Rejected
 from pbft.messages import (
     Checkpoint,
     Commit,
@@ -369,7 +370,7 @@ def test_what_is_written_before_what() -> None:
     order = [
         (type(e.record), e.gates) if isinstance(e, Persist) else None for e in solo.node.effects
     ]
-    records = [item for item in order if item is not None and item[0] is not SavedLog]
+    records = [item for item in order if item is not None]
     assert (AcceptedRecord, True) in records
     assert (PreparedRecord, True) in records
     assert records[-1] == (DecidedRecord, False)
@@ -386,3 +387,13 @@ def test_a_batch_that_came_by_certificate_gates_what_follows() -> None:
     assert not [v for v in solo.node.sent(PrePrepare, CommittedBatch)]
     assert not [e for e in solo.node.effects if isinstance(e, Persist)
                 and isinstance(e.record, ViewChangeRecord)]  # fmt: skip
+
+
+def test_a_body_that_is_not_the_records_is_not_restored() -> None:
+    """A rotten log is found out before anything is executed from it."""
+    solo = Solo(me=2)
+    solo.decide(1)
+    (record,) = solo.node.log.load().decided
+    solo.node.log.write([Persist(replace(record, batch=solo.batch(2)))])
+    with pytest.raises(Rejected, match="sequence 1"):
+        solo.node.restart()

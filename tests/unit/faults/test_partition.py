@@ -2,8 +2,11 @@
 
 import pytest
 
+from pbft.cli.demos.generals import ATTACK, Field
 from pbft.core.effects import Answer, Broadcast, Send
+from pbft.core.settings import SECOND
 from pbft.errors import ConfigurationError
+from pbft.faults.delivery import Partition
 from pbft.faults.registry import BEHAVIOURS, Several
 from pbft.messages import Prepare
 from tests.unit.faults.test_behaviours import NOW, SIGNERS, make
@@ -41,3 +44,11 @@ def test_only_other_replicas_can_be_cut_off(peers: str) -> None:
 def test_the_simulator_does_not_draw_it() -> None:
     # It has cuts of its own, and its seeds stand for what they drew.
     assert "partition" not in BEHAVIOURS
+
+
+def test_a_simulated_replica_that_is_cut_off_carries_nothing_out() -> None:
+    field = Field(4)
+    others = frozenset({0, 1, 2})
+    field.betray(3, Partition(field.crime_of(3, Partition.name), others))
+    assert field.play([ATTACK], 1 * SECOND) is None
+    assert field.carried_out == dict.fromkeys(others, ATTACK)

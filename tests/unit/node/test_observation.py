@@ -193,6 +193,16 @@ def test_checkpoints_remembered_are_bounded() -> None:
     assert len(metrics._checkpoints[1]) == CHECKPOINTS_COMPARED
 
 
+def test_an_old_comparison_is_forgotten() -> None:
+    metrics = Metrics(0, "1")
+    metrics.on_checkpoint(1, 64, bytes(32))
+    for number in range(1, CHECKPOINTS_COMPARED + 1):
+        metrics.on_checkpoint(0, 64 * number, DIGEST)
+    assert value(metrics, "checkpoint_agreement", peer="1") == 0
+    metrics.on_checkpoint(0, 64 * (CHECKPOINTS_COMPARED + 1), DIGEST)
+    assert value(metrics, "checkpoint_agreement", peer="1") is None
+
+
 def test_a_request_is_timed_until_its_reply() -> None:
     it, core, _, metrics = observed()
     it.submit(request(5), True, NOW)
@@ -244,6 +254,9 @@ def test_operations_are_counted_and_shared_among_the_batches_of_a_step() -> None
         def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
             return kv_pb2.Result(error=kv_pb2.Error(code=3)).SerializeToString()
 
+        def exhausted(self) -> bytes:
+            return b"exhausted"
+
         def query(self, query: bytes, agreed_time_us: Micros) -> bytes:
             return kv_pb2.Result(response=kv_pb2.ResponseOp()).SerializeToString()
 
@@ -263,6 +276,7 @@ def test_operations_are_counted_and_shared_among_the_batches_of_a_step() -> None
     assert value(metrics, "kv_operations_total", operation="put", outcome="error") == 7
     assert value(metrics, "kv_operations_total", operation="malformed", outcome="error") == 1
     assert metrics.operations == 8
+    assert service.exhausted() == b"exhausted"
     assert not is_error(service.query(b"q", 0))
     assert value(metrics, "kv_queries_total", outcome="ok") == 1
 

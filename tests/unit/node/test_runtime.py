@@ -290,6 +290,7 @@ class Mute:
     name: str = "mute"
     acted: int = 0
     observed: list[int] = field(default_factory=list)
+    deaf_to: int | None = None
     holds_us: int | None = None
     deadline_us: int | None = None
     empty_calls: int = 0
@@ -305,7 +306,7 @@ class Mute:
         self.observed.append(sender)
 
     def hears(self, sender: int) -> bool:
-        return True
+        return sender != self.deaf_to
 
     def next_deadline_us(self) -> int | None:
         return self.deadline_us
@@ -320,6 +321,18 @@ def test_a_behaviour_stands_between_core_and_outbox() -> None:
         assert it.bench.seen.left == []
         assert mute.acted == 2
         assert mute.observed == [3]
+
+    asyncio.run(scenario())
+
+
+def test_what_a_behaviour_does_not_hear_never_reaches_the_core() -> None:
+    async def scenario() -> None:
+        it = rig()
+        mute = it.runtime.behaviour = Mute(deaf_to=3)
+        await it.inbox.put_peer_items(3, [b"x"])
+        await it.inbox.put_peer_items(2, [b"x"])
+        await run_until(it, lambda: len(it.core.steps) == 2)
+        assert mute.observed == [2]
 
     asyncio.run(scenario())
 

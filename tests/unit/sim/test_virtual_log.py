@@ -6,13 +6,13 @@ from random import Random
 
 import pytest
 
-from pbft.core.effects import Persist, RejoinRecord, Truncate
+from pbft.core.effects import LogRecord, Persist, RejoinRecord, Truncate
 from pbft.sim.virtual_log import VirtualLog
 from pbft.storage.api import StorageCorrupt
 from pbft.storage.memory import MemoryLog
 from tests.unit.storage.builders import accepted, decided, new_view, prepared, stable, view_change
 
-RECORDS = [
+RECORDS: list[LogRecord] = [
     accepted(0, 1),
     accepted(0, 2, b""),
     accepted(1, 2, b"other"),

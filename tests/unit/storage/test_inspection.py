@@ -7,7 +7,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from pbft.core.effects import Persist, RejoinRecord
+from pbft.core.effects import LogRecord, Persist, RejoinRecord
 from pbft.errors import ConfigurationError
 from pbft.storage import directory, inspection
 from pbft.storage.api import StorageCorrupt
@@ -36,8 +36,13 @@ def data(tmp_path: Path) -> Path:
     directory.create(path, CLUSTER, 2)
     storage = directory.open(path, CLUSTER, 2, state_map_bytes=1 << 26)
     saved = [accepted(3, number, bytes(20_000) + b"%d" % number) for number in range(65, 85)]
-    others = [prepared(3, 65), prepared(3, 66), decided(65, saved[0].batch), view_change(4)]
-    single = [new_view(3), stable(64), RejoinRecord(7, done=True)]
+    others: list[LogRecord] = [
+        prepared(3, 65),
+        prepared(3, 66),
+        decided(65, saved[0].batch),
+        view_change(4),
+    ]
+    single: list[LogRecord] = [new_view(3), stable(64), RejoinRecord(7, done=True)]
     storage.log.write([Persist(record) for record in (*saved, *others, *single)])
     state = new_state(storage.base)
     for number in range(200):

@@ -1,0 +1,5 @@
+"""Clusters of real processes, as the process tests have them."""
+
+from tests.process.conftest import cluster, new_cluster
+
+__all__ = ["cluster", "new_cluster"]

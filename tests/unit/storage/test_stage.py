@@ -1,0 +1,205 @@
+"""Received records wait on disk, and go with whatever ends the transfer (protocol.md section 9)."""
+
+import os
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from pbft.core.effects import Install
+from pbft.crypto.lthash import bucket_of
+from pbft.messages import StateRecord
+from pbft.storage.api import StageStore, StorageCorrupt, StorageFailed
+from pbft.storage.bitmap import from_bitmap
+from pbft.storage.lmdb_base import LmdbBase
+from pbft.storage.stage_store import LmdbStageStore, MemoryStageStore
+from pbft.storage.state import LayeredState
+from tests.unit.storage.builders import (
+    BUCKETS,
+    MAP_BYTES,
+    SALT,
+    Disk,
+    certificate,
+    install,
+    merge,
+    new_state,
+)
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> StageStore:
+    return MemoryStageStore() if request.param == "memory" else LmdbStageStore(tmp_path / "stage")
+
+
+def source_with(count: int, value: bytes = b"value") -> LayeredState:
+    state = new_state(Disk.make(None).open_base())
+    for number in range(count):
+        state.domain(1).put(b"key %04d" % number, 0, value)
+    merge(state, 64)
+    return state
+
+
+def records_of(state: LayeredState) -> list[StateRecord]:
+    pinned = state.pin()
+    records = pinned.chunk(b"\xff" * (BUCKETS // 8), b"").records
+    pinned.release()
+    return list(records)
+
+
+def bucket(record: StateRecord) -> int:
+    return bucket_of(record.domain, record.key, SALT, BUCKETS)
+
+
+def test_a_store_keeps_buckets_apart(store: StageStore) -> None:
+    long_name = b"n" * 511
+    assert store.add([(0, b"a", b"1"), (1, b"a", b"2"), (1, long_name, b""), (256, b"a", b"3")])
+    assert sorted(store.items(1)) == [(b"a", b"2"), (long_name, b"")]
+    assert list(store.items(2)) == []
+    store.drop(1)
+    assert not store.has(1, b"a")
+    assert store.has(0, b"a")
+    assert list(store.items(256)) == [(b"a", b"3")]
+    store.close()
+
+
+def test_what_is_there_is_not_added_again_and_nothing_with_it(store: StageStore) -> None:
+    assert store.add([(0, b"a", b"1")])
+    assert not store.add([(0, b"b", b"2"), (0, b"a", b"1")])
+    assert not store.add([(0, b"b", b"2"), (0, b"b", b"2")])
+    assert not store.has(0, b"b")
+    assert store.add([(0, b"b", b"2"), (1, b"a", b"1")])
+    store.close()
+
+
+def test_a_damaged_record_is_not_installed(tmp_path: Path) -> None:
+    store = LmdbStageStore(tmp_path / "stage")
+    assert store.add([(0, b"a", b"value")])
+    with store._environment.begin(write=True) as transaction:
+        cursor = transaction.cursor()
+        assert cursor.first()
+        transaction.put(cursor.key(), cursor.value()[:-1] + b"?")
+    with pytest.raises(StorageCorrupt, match="checksum"):
+        list(store.items(0))
+    store.close()
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    store = LmdbStageStore(tmp_path / "stage")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(StorageFailed, match="cannot be received"):
+            store.add([(0, b"%d" % number, bytes(100_000)) for number in range(20)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    store.close()
+
+
+def test_a_stage_leaves_no_files(tmp_path: Path) -> None:
+    disk = Disk.make(tmp_path)
+    target, source = new_state(disk.open_base()), source_with(200)
+    stage = tmp_path / "state" / "stage"
+    assert target.stage(source.pin().leaves(), source.durable_digest) is not None
+    assert target.stage_records(records_of(source), b"\xff\xff")
+    assert stage.exists()
+    install(target, 64, source.durable_digest)
+    assert not stage.exists()
+
+    source.domain(1).put(b"another", 0, b"")
+    merge(source, 128)
+    assert target.stage(source.pin().leaves(), source.durable_digest) is not None
+    assert stage.exists()
+    target.domain(1).put(b"of my own", 0, b"")
+    merge(target, 128)
+    assert not stage.exists(), "the transfer was given up"
+
+    assert target.stage(source.pin().leaves(), source.durable_digest) is not None
+    target.close()
+    assert not stage.exists()
+    target._base.close()
+
+
+def test_a_crash_in_a_transfer_or_an_installation_leaves_the_old_state(tmp_path: Path) -> None:
+    """T7. Nothing of the stage survives, and the state is the old one or the new one."""
+    disk = Disk.make(tmp_path)
+    target, source = new_state(disk.open_base()), source_with(200)
+    target.domain(1).put(b"old", 0, b"")
+    merge(target, 1)
+    old = target.digest
+    assert target.stage(source.pin().leaves(), source.durable_digest) is not None
+    assert target.stage_records(records_of(source), b"\xff\xff")
+    plan = target.begin_install(Install(64, source.durable_digest, certificate(64)))
+    real = plan._batches
+
+    def torn(view: object) -> object:
+        yield from list(real(view))[:3]  # type: ignore[arg-type]
+        raise lmdb.DiskError("the power is gone")
+
+    plan._batches = torn  # type: ignore[method-assign,assignment]
+    with pytest.raises(StorageFailed):
+        plan.run()
+    assert (tmp_path / "state" / "stage").exists()
+    base = target._base
+    assert isinstance(base, LmdbBase)
+    base._view.close()
+    base._environment.close()
+    again = new_state(disk.open_base())
+    assert (again.digest, again.durable_sequence) == (old, 1)
+    assert not (tmp_path / "state" / "stage").exists()
+    assert again.stage(source.pin().leaves(), source.durable_digest) is not None
+    assert again.stage_records(records_of(source), b"\xff\xff")
+    install(again, 64, source.durable_digest)
+    assert again.digest == source.digest
+    again._base.close()
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_what_was_received_need_not_come_again_when_the_target_moves(
+    tmp_path: Path, on_disk: bool
+) -> None:
+    disk = Disk.make(tmp_path if on_disk else None)
+    target, source = new_state(disk.open_base()), source_with(300)
+    assert target.stage(source.pin().leaves(), source.durable_digest) is not None
+    first = records_of(source)
+    lie = replace(first[0], value=b"eulav")
+    assert target.stage_records([lie, *first[1:]], b"\xff\xff")
+    source.domain(1).put(first[-1].key, 0, b"changed")
+    merge(source, 128)
+    differing = target.stage(source.pin().leaves(), source.durable_digest)
+    assert differing is not None
+    assert from_bitmap(differing, BUCKETS) == {bucket(first[0]), bucket(first[-1])}
+    missing = [one for one in records_of(source) if bucket(one) in from_bitmap(differing, BUCKETS)]
+    assert target.stage_records(missing, differing)
+    install(target, 128, source.durable_digest)
+    assert target.digest == source.digest
+    assert records_of(target) == records_of(source)
+    target._base.close()
+
+
+def test_memory_does_not_grow_with_what_is_staged(tmp_path: Path) -> None:
+    target = LayeredState(LmdbBase(tmp_path, create=True, map_bytes=MAP_BYTES << 4), BUCKETS, SALT)
+    source = source_with(400, os.urandom(200_000))
+    assert target.stage(source.pin().leaves(), source.durable_digest) is not None
+    records = records_of(source)
+    before = anonymous_bytes()
+    pinned = source.pin()
+    cursor, staged_bytes = b"", 0
+    while True:
+        chunk = pinned.chunk(b"\xff\xff", cursor)
+        assert target.stage_records(chunk.records, b"\xff\xff")
+        staged_bytes += sum(len(record.value) for record in chunk.records)
+        cursor = chunk.cursor
+        if not cursor:
+            break
+    assert staged_bytes == 400 * 200_000 > sum(len(one.value) for one in records)
+    assert anonymous_bytes() - before < staged_bytes / 4
+    target.close()
+    target._base.close()
+
+
+def anonymous_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("RssAnon:"))
+    return int(line.split()[1]) * 1024
