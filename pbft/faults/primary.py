@@ -183,17 +183,13 @@ class Censor(Rewriter):
                 self._stories.popitem(last=False)
         return None if told is proposal else send_each(told, recipients)
 
-    def _without_victim(
-        self, proposal: Proposal, view: View, sequence: SequenceNumber
-    ) -> Proposal:
+    def _without_victim(self, proposal: Proposal, view: View, sequence: SequenceNumber) -> Proposal:
         body = decode_batch(proposal.batch)
         signers = [decode_signed(item).signer for item in body.items]
         if self.client is None and signers and isinstance(signers[0], bytes):
             self.client = signers[0]
         kept = tuple(
-            item
-            for item, signer in zip(body.items, signers, strict=True)
-            if signer != self.client
+            item for item, signer in zip(body.items, signers, strict=True) if signer != self.client
         )
         if len(kept) == len(body.items):
             return proposal
@@ -228,9 +224,7 @@ class SkewedProposal(Rewriter):
             )
         )
         digest = random_digest(self.random) if self.random.random() < 0.2 else vote.digest
-        pre_prepare = sign_vote(
-            self.corruption.signer, Kind.PRE_PREPARE, view, sequence, digest
-        )
+        pre_prepare = sign_vote(self.corruption.signer, Kind.PRE_PREPARE, view, sequence, digest)
         skewed = Proposal(pre_prepare, proposal.batch)
         victims = recipients if self.random.random() < 0.5 else recipients[:1]
         honest = [to for to in recipients if to not in victims]

@@ -111,9 +111,7 @@ ON_DEMAND: Mapping[str, Callable[[Corruption, Options], Behaviour]] = {
 draws from must not change: its seeds stand for what they drew."""
 
 
-def make_behaviour(
-    name: str, corruption: Corruption, options: Options | None = None
-) -> Behaviour:
+def make_behaviour(name: str, corruption: Corruption, options: Options | None = None) -> Behaviour:
     """The behaviour of this name for one replica.
 
     Options: equivocate takes split=half|weak|one, censor client=KEY, delay and slow-primary ms=N,

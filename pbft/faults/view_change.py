@@ -92,9 +92,7 @@ class ForgeViewChange(Rewriter):
     def _pre_prepare_like(self, pre_prepare: Signed) -> Signed:
         vote = vote_of(pre_prepare)
         digest = random_digest(self.random)
-        return sign_vote(
-            self.corruption.signer, Kind.PRE_PREPARE, vote.view, vote.sequence, digest
-        )
+        return sign_vote(self.corruption.signer, Kind.PRE_PREPARE, vote.view, vote.sequence, digest)
 
     def _invented_proof(self, told: ViewChange) -> PreparedProof:
         """A certificate in which it alone says everything."""
@@ -149,9 +147,7 @@ class WrongNewView(Rewriter):
         wrong = random_digest(self.random)
         digest = wrong if choice == 5 or vote.digest == NULL_DIGEST else NULL_DIGEST
         view = max(0, told.view - 1) if choice == 6 else told.view
-        other = sign_vote(
-            self.corruption.signer, Kind.PRE_PREPARE, view, vote.sequence, digest
-        )
+        other = sign_vote(self.corruption.signer, Kind.PRE_PREPARE, view, vote.sequence, digest)
         before, after = told.pre_prepares[:position], told.pre_prepares[position + 1 :]
         return replace(told, pre_prepares=(*before, other, *after))
 

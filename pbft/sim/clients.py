@@ -41,6 +41,7 @@ SESSION_SETTINGS = SessionSettings(
 
 READ_SETTINGS = ReadSettings(linearizable_wait_us=100 * MILLISECOND)
 
+
 @dataclass(slots=True)
 class Record:
     """One operation of an honest client, from its invocation to what became of it."""
@@ -88,9 +89,7 @@ class HonestClient:
         self._network = network
         self._replicas = len(genesis.replicas)
         now = self._now()
-        self._session = Session(
-            genesis, signer, now.wall_us, random.random, SESSION_SETTINGS
-        )
+        self._session = Session(genesis, signer, now.wall_us, random.random, SESSION_SETTINGS)
         self._reads = Reads(genesis, random.getrandbits(64), random.random, READ_SETTINGS)
         self._opener = EnvelopeOpener(signer.client, is_authentic)
         self._last_seen: dict[bytes, bytes] = {}
@@ -178,9 +177,7 @@ class HonestClient:
                 record.completed_us = self._scheduler.now_us
                 self.waiting -= 1
 
-    def _settle_read(
-        self, calls: list[Call | None], results: tuple[bytes, ...] | None
-    ) -> None:
+    def _settle_read(self, calls: list[Call | None], results: tuple[bytes, ...] | None) -> None:
         for index, call in enumerate(calls):
             assert isinstance(call, _WishCall)
             if results is None:
@@ -268,9 +265,7 @@ class ByzantineClient:
 
     def _sign(self, number: int, value: bytes) -> Signed:
         operation = encode_action(Put(b"byzantine", value))
-        signed = self._signer.sign(
-            Request(self._signer.client, 1, number, 0, 0, (operation,))
-        )
+        signed = self._signer.sign(Request(self._signer.client, 1, number, 0, 0, (operation,)))
         return signed
 
     def _equivocate(self, number: int) -> None:

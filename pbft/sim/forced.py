@@ -34,6 +34,4 @@ def make_genesis(forced: Thresholds | None = None, **values: Any) -> Genesis:
     if forced is None:
         return Genesis.create(**values)
     draft = ForcedGenesis(forced=forced, **values)
-    return ForcedGenesis(
-        forced=forced, cluster_id=request_digest(dump_genesis(draft)), **values
-    )
+    return ForcedGenesis(forced=forced, cluster_id=request_digest(dump_genesis(draft)), **values)

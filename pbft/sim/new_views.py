@@ -60,9 +60,7 @@ class NewViewWatch:
             return None
         variants.append(claim)
         others = [signer for signer in by_signer if signer != valid.replica]
-        committed = [
-            sequence for sequence, (_, view) in self._decided.items() if view < valid.view
-        ]
+        committed = [sequence for sequence, (_, view) in self._decided.items() if view < valid.view]
         for chosen in combinations(others, self._genesis.thresholds.quorum - 1):
             for claims in product([claim], *(by_signer[signer] for signer in chosen)):
                 problem = self._find_loss(valid.view, claims, committed)
@@ -91,9 +89,7 @@ class NewViewWatch:
             if sequence <= low:
                 continue
             digest, decided_view = self._decided[sequence]
-            found = [
-                claim.prepared[sequence] for claim in claims if sequence in claim.prepared
-            ]
+            found = [claim.prepared[sequence] for claim in claims if sequence in claim.prepared]
             highest = max((certificate[0] for certificate in found), default=-1)
             chosen = {certificate[1] for certificate in found if certificate[0] == highest}
             if chosen != {digest}:

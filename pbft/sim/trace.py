@@ -119,9 +119,7 @@ def _describe_signed(signed: Signed) -> str:
         case Checkpoint():
             return f"{name} n={message.sequence} d={_short(message.digest)}"
         case ViewChange():
-            return (
-                f"{name} v={message.view} h={message.stable_sequence} P={len(message.prepared)}"
-            )
+            return f"{name} v={message.view} h={message.stable_sequence} P={len(message.prepared)}"
         case NewView():
             return f"{name} v={message.view} O={len(message.pre_prepares)}"
         case Status():

@@ -13,7 +13,6 @@ FAST_READS = 0.5
 """Share of the bursts that end with a fast read."""
 
 
-
 def encode_action(action: KeyAction) -> bytes:
     """The bytes that the service executes or queries."""
     request = kv_pb2.RequestOp()

@@ -148,9 +148,7 @@ async def set_fault(load: Load, behaviour: str, *options: str) -> None:
 
 
 async def clear_faults(load: Load) -> None:
-    told = await asyncio.to_thread(
-        pbft, "fault", "clear", str(load.replica), *place(load.cluster)
-    )
+    told = await asyncio.to_thread(pbft, "fault", "clear", str(load.replica), *place(load.cluster))
     assert told.returncode == 0, told.stderr
 
 

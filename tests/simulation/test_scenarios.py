@@ -86,19 +86,13 @@ MOMENTS = {
     "view-change signed, not on disk": Moment(BACKUP, in_step=begins_view_change),
     "view-change on disk, not sent": Moment(BACKUP, leaving=is_kind(Kind.VIEW_CHANGE)),
     "view-change sent": Moment(BACKUP, leaving=is_kind(Kind.VIEW_CHANGE), sent=True),
-    "primary's view-change sent": Moment(
-        NEW_PRIMARY, leaving=is_kind(Kind.VIEW_CHANGE), sent=True
-    ),
+    "primary's view-change sent": Moment(NEW_PRIMARY, leaving=is_kind(Kind.VIEW_CHANGE), sent=True),
     "new-view made, not on disk": Moment(NEW_PRIMARY, in_step=stores_new_view),
     "new-view on disk, not sent": Moment(NEW_PRIMARY, leaving=is_kind(Kind.NEW_VIEW)),
     "new-view sent": Moment(NEW_PRIMARY, leaving=is_kind(Kind.NEW_VIEW), sent=True),
     "new-view entered, not on disk": Moment(BACKUP, in_step=stores_new_view),
-    "first prepare of the view on disk, not sent": Moment(
-        BACKUP, leaving=is_prepare_of_new_view
-    ),
-    "first prepare of the view sent": Moment(
-        BACKUP, leaving=is_prepare_of_new_view, sent=True
-    ),
+    "first prepare of the view on disk, not sent": Moment(BACKUP, leaving=is_prepare_of_new_view),
+    "first prepare of the view sent": Moment(BACKUP, leaving=is_prepare_of_new_view, sent=True),
 }
 
 

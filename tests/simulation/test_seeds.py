@@ -11,9 +11,7 @@ from pbft.sim.runner import REQUESTS_MIN, run_scenario, run_seed, run_seeds
 from pbft.sim.scenario import FAULTS, Crime, Scenario, draw_scenario
 
 SEEDS_PER_BEHAVIOUR = 8
-TIMERS = Timers(
-    request_timeout_us=300 * MILLISECOND, request_timeout_cap_us=4_000 * MILLISECOND
-)
+TIMERS = Timers(request_timeout_us=300 * MILLISECOND, request_timeout_cap_us=4_000 * MILLISECOND)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -283,9 +283,7 @@ class TraitorousLieutenant(Rewriter):
 
     name = "traitorous-lieutenant"
 
-    def __init__(
-        self, corruption: Corruption, orders: dict[Digest, str], *, commits: bool
-    ) -> None:
+    def __init__(self, corruption: Corruption, orders: dict[Digest, str], *, commits: bool) -> None:
         """`orders`: what digests stand for; it adds the one of the order it invents. `commits`:
         also claims that its order is agreed, else it never commits."""
         super().__init__(corruption)
@@ -303,9 +301,7 @@ class TraitorousLieutenant(Rewriter):
         if signed.kind is Kind.COMMIT and not self._commits:
             return ()
         vote = vote_of(signed)
-        lie = sign_vote(
-            self.corruption.signer, signed.kind, vote.view, vote.sequence, self._digest
-        )
+        lie = sign_vote(self.corruption.signer, signed.kind, vote.view, vote.sequence, self._digest)
         return send_each(lie, recipients)
 
 

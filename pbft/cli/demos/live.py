@@ -264,9 +264,7 @@ async def crashed_primary(stage: Stage) -> None:
         and slot.view > view
         and thresholds.primary_of(slot.view) != primary,
     )
-    story.check(
-        "the write is acknowledged", f"{seconds:.2f} s after the kill", executed == alive
-    )
+    story.check("the write is acknowledged", f"{seconds:.2f} s after the kill", executed == alive)
     value = await stage.reads_back(b"demo/primary")
     story.check("what was written is read", value, value == "was killed")
 
@@ -430,9 +428,7 @@ async def partition(stage: Stage) -> None:
     await _check_states(stage)
 
 
-def _draw_cut(
-    diagram: Diagram, slot: Slot, here: list[ReplicaId], there: list[ReplicaId]
-) -> None:
+def _draw_cut(diagram: Diagram, slot: Slot, here: list[ReplicaId], there: list[ReplicaId]) -> None:
     """What arrives on the own side, and what is lost on the way to the other."""
     primary = here[0]
     lost = lanes(there)

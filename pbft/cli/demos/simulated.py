@@ -173,9 +173,7 @@ def too_many_faults(story: Story) -> None:
     story.check(
         "two traitors of four (f = 1) break agreement, and the checker sees it",
         "nothing broke" if violation is None else f"{violation.invariant}: {violation.detail}",
-        violation is not None
-        and violation.invariant == "I1"
-        and orders == {2: ATTACK, 3: RETREAT},
+        violation is not None and violation.invariant == "I1" and orders == {2: ATTACK, 3: RETREAT},
     )
 
 

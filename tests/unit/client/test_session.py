@@ -61,7 +61,8 @@ class Driver:
     ) -> list[Settlement]:
         """One replica's reply to a request that was sent."""
         digest = self.digests[(session, number)]
-        made: Reply = reply(digest, session=session, number=number, **fields)  # type: ignore[arg-type]
+        known = {"session": session, "number": number, **fields}
+        made: Reply = reply(digest, **known)  # type: ignore[arg-type]
         if not full:
             made = digest_only(made)
         envelope = self.world.replies(replica, [made], view)

@@ -320,7 +320,7 @@ def test_spoilt_leaves_differ_in_one_leaf() -> None:
     leaves = StateLeaves(StableCertificate(()), (Leaf(0, 0, b""),) * 8)
     behaviour = make("poison-transfer", seed=2)
     effects = behaviour.rewrite([Send(1, leaves)], NOW)
-    (_, item), = said(effects)
+    ((_, item),) = said(effects)
     assert isinstance(item, StateLeaves)
     assert sum(one != other for one, other in zip(item.leaves, leaves.leaves, strict=True)) == 1
 
