@@ -31,7 +31,7 @@ class Settings:
     """Identity and local choices of one replica."""
 
     replica: ReplicaId
-    pipeline_depth: int = 8
+    pipeline_depth: int = 3
     """P: batches proposed and not yet executed. 1 is the textbook's sequential primary."""
     timers: Timers = field(default_factory=Timers)
     limits: LocalLimits = field(default_factory=LocalLimits)

@@ -2,6 +2,7 @@
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -284,6 +285,10 @@ def read_genesis(configuration: NodeConfiguration) -> Genesis:
     return parse_genesis(data)
 
 
+GARBAGE_THRESHOLDS = (50_000, 20, 100)
+"""Allocations before the young are looked through, and how many times until the older are."""
+
+
 def package_version() -> str:
     """Of this installation."""
     try:
@@ -306,6 +311,11 @@ def run_replica(configuration: NodeConfiguration) -> None:
             loop.add_signal_handler(number, node.stop)
         await node.run()
 
+    # What was loaded until now never becomes garbage, and what a replica allocates it keeps for
+    # whole checkpoint intervals: looking through all of it again and again took 8 % of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     # uvloop saves 10 to 20 % of the CPU of a gRPC stream (operations.md section 4).
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

@@ -1,6 +1,7 @@
 """The terminal application of `pbft top` (Textual)."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import ClassVar
@@ -10,6 +11,7 @@ from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal
+from textual.events import Resize
 from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Footer, OptionList
@@ -23,7 +25,10 @@ from pbft.errors import PbftError
 LOOK_SECONDS = 0.2
 """Between two looks at one replica."""
 PAINT_SECONDS = 0.25
-PROCESS_ACTIONS = ("kill", "start", "freeze", "resume")
+WIDE_COLUMNS = 110
+"""A terminal from which the journal stands beside the lanes."""
+CARD_COLUMNS = 20
+"""A card narrower than this cannot be read."""
 
 
 class Panel(Widget):
@@ -120,13 +125,13 @@ class TopApp(App[None]):
     Card { height: 9; border: round #30363d; border-title-align: left; padding: 0 1; }
     #change { height: 1; background: #161b22; }
     #below { height: 1fr; }
-    #lanes { width: 75; padding: 0 1 0 0; }
+    #lanes { padding: 0 1 0 0; }
     #beside { width: 1fr; border-left: vkey #30363d; }
     #journal { height: 1fr; padding: 0 1; }
     #charts { height: 12; padding: 0 1; border-top: solid #30363d; }
     .-narrow Card { padding: 0; }
     .-narrow #below { layout: vertical; }
-    .-narrow #lanes { width: 100%; height: 2fr; padding: 0; }
+    .-narrow #lanes { height: 2fr; padding: 0; }
     .-narrow #beside { width: 100%; height: 1fr; border: none; border-top: solid #30363d; }
     .-narrow #journal { padding: 0; }
     .-narrow #charts { display: none; }
@@ -139,7 +144,7 @@ class TopApp(App[None]):
 
     def __init__(self, source: Source) -> None:
         super().__init__()
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE_COLUMNS, "-wide")]
         self.source = source
         self.model = ClusterModel(source.replicas)
         self.selected = 0
@@ -158,6 +163,16 @@ class TopApp(App[None]):
                 yield Panel(lambda width, height: paint.journal(model, width, height), "journal")
                 yield Panel(lambda width, height: paint.charts(model, width, height), "charts")
         yield Footer(compact=True)
+
+    def on_resize(self, event: Resize) -> None:
+        """As many cards beside each other as are readable, in rows of equal length."""
+        replicas = self.source.replicas
+        rows = math.ceil(replicas / max(1, event.size.width // CARD_COLUMNS))
+        self.query_one("#cards").styles.grid_size_columns = math.ceil(replicas / rows)
+        is_wide = event.size.width >= WIDE_COLUMNS
+        self.query_one("#lanes").styles.width = (
+            paint.lanes_width(replicas) + 1 if is_wide else "100%"
+        )
 
     def on_mount(self) -> None:
         """Begins to look."""

@@ -197,9 +197,8 @@ def view_change(model: ClusterModel, width: int) -> Text:
 
 def lanes(model: ClusterModel, width: int, height: int) -> Text:
     """The newest sequences on their way, the highest first."""
-    count = len(model.replicas)
-    columns = {name: max(len(name), count + (5 if name in COUNTED else 0)) for name in PHASES}
-    gap = "  " if width >= 28 + 2 * len(columns) + sum(columns.values()) else " "
+    columns = _columns(len(model.replicas))
+    gap = "  " if width >= lanes_width(len(model.replicas)) else " "
     head = Text("sequence".rjust(9) + "  v", f"bold {DIM}")
     for name, colour in PHASES.items():
         head.append(gap + name.ljust(columns[name]), f"bold {colour}")
@@ -210,6 +209,16 @@ def lanes(model: ClusterModel, width: int, height: int) -> Text:
     if len(lines) == 1:
         lines.append(Text("        – nothing is being ordered", DIM))
     return Text("\n").join(lines)
+
+
+def lanes_width(replicas: int) -> int:
+    """Columns that the lanes of so many replicas take with room between the phases."""
+    return 28 + sum(2 + width for width in _columns(replicas).values())
+
+
+def _columns(replicas: int) -> dict[str, int]:
+    """Width of each phase: a cell per replica, and a counter where something is counted."""
+    return {name: max(len(name), replicas + (5 if name in COUNTED else 0)) for name in PHASES}
 
 
 def _lane(model: ClusterModel, lane: Lane, columns: dict[str, int], gap: str) -> Text:

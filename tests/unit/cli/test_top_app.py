@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,6 +11,7 @@ import pytest
 from rich.text import Text
 
 from pbft.cli.failure import CommandFailed
+from pbft.cli.main import run
 from pbft.cli.process_table import ProcessState
 from pbft.cli.top import paint
 from pbft.cli.top.app import Card, Crimes, Panel, TopApp
@@ -23,13 +26,13 @@ WIDE, NARROW = (120, 40), (80, 24)
 class Recording:
     """Plays readings; each replica stays at its last one."""
 
-    replicas = 4
-
     def __init__(self, readings: list[Reading], local: bool = True) -> None:
+        self.replicas = max(one.replica for one in readings) + 1
         self.done: list[tuple[str, int]] = []
         self.readings = readings
         self._left = {
-            replica: [one for one in readings if one.replica == replica] for replica in range(4)
+            replica: [one for one in readings if one.replica == replica]
+            for replica in range(self.replicas)
         }
         self.behaviours = {"wrong-reply": "answers wrongly"}
         names = ("kill", "start", "freeze", "resume", "heal") if local else ("heal",)
@@ -193,6 +196,21 @@ def test_keys_without_a_use_are_not_offered() -> None:
     assert "Kill" not in shown and "Heal" in shown
 
 
+@pytest.mark.parametrize(("replicas", "width", "columns"), [(4, 80, 4), (7, 120, 4), (7, 160, 7)])
+def test_cards_stand_in_rows_that_can_be_read(replicas: int, width: int, columns: int) -> None:
+    async def story() -> None:
+        source = Recording([Reading(replica, 0, None, None) for replica in range(replicas)])
+        app = TopApp(source)
+        async with app.run_test(size=(width, 40)) as pilot:
+            await pilot.pause()
+            first = app.query_one("#replica0").region.y
+            cards = [app.query_one(f"#replica{replica}").region for replica in range(replicas)]
+            assert sum(card.y == first for card in cards) == columns
+            assert all(card.right <= width and card.width >= 20 for card in cards)
+
+    asyncio.run(story())
+
+
 def test_looking_goes_on() -> None:
     async def story() -> None:
         source = Recording(readings())
@@ -279,3 +297,13 @@ def test_bars_grow_with_values() -> None:
     top, bottom = paint.bars([0.0, 1.0, 16.0], 4, 2, "red")
     assert (top.plain, bottom.plain) == ("   █", " ▁▁█")
     assert isinstance(top, Text)
+
+
+def test_the_help_does_not_wait_for_textual() -> None:
+    code = "import sys, pbft.cli.top; sys.exit('textual' in sys.modules or 'grpc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+
+
+def test_without_a_terminal_it_says_what_to_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["top", "--cluster", "nowhere.toml"]) == 1
+    assert "pbft cluster status -w json" in capsys.readouterr().err

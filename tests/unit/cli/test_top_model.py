@@ -8,7 +8,7 @@ import pytest
 
 from pbft.cli.process_table import ProcessState
 from pbft.cli.top.journal import LINES_KEPT, Journal, Tone
-from pbft.cli.top.lanes import LANES_AHEAD, LANES_KEPT, Lanes
+from pbft.cli.top.lanes import LANES_AHEAD, LANES_KEPT, Lane, Lanes
 from pbft.cli.top.model import CHECKPOINTS_KEPT, HOSTILE, VIEWS_AHEAD, ClusterModel
 from pbft.cli.top.reading import (
     LIST_MAX,
@@ -126,7 +126,10 @@ def test_a_restart_counts_operations_from_zero() -> None:
 
 def test_a_lane_fills_phase_by_phase() -> None:
     lanes = Lanes(Thresholds.of(4))
-    lane_of = lambda: lanes.newest(1)[0]  # noqa: E731
+
+    def lane_of() -> Lane:
+        return lanes.newest(1)[0]
+
     lanes.take(0, entry("pre_prepared", 7, 3, at_us=1_000))
     assert (lane_of().accepted, lane_of().requests) == ({0}, 3)
     lanes.take(0, entry("prepare_vote", 7, 1, RIGHT))

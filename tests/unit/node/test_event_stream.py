@@ -1,12 +1,17 @@
 """The ring of events: bounded, lossy, and readable from where one stopped."""
 
 import json
+from http.client import HTTPConnection
 
 import pytest
 
 from pbft.core.effects import Event, EventName
 from pbft.node import event_stream
+from pbft.node.admin import AdminListener
 from pbft.node.event_stream import EventStream
+from pbft.node.metrics import Metrics
+from pbft.node.status import NodeStatus, StatusBoard
+from pbft.quorum import Thresholds
 
 
 def filled(entries: int, capacity: int) -> EventStream:
@@ -80,3 +85,31 @@ def test_a_page_is_json_lines() -> None:
     assert head["run"] != json.loads(filled(2, 8).page(1).splitlines()[0])["run"]
     assert [line["number"] for line in lines] == [1]
     assert list(lines[0]) == ["number", "at_us", "event", "view", "sequence", "value", "detail"]
+
+
+def test_the_admin_listener_serves_the_stream() -> None:
+    status = NodeStatus(2, 0, "backup", "normal", 0, 0, "", 0)
+    board = StatusBoard(Thresholds.of(4), status, lambda: True)
+    registry = Metrics(2, "1").registry
+    listener = AdminListener("127.0.0.1", 0, board, registry, filled(3, 8))
+    try:
+        assert _get(listener.port, "/events?since=2") == (200, [2])
+        assert _get(listener.port, "/events") == (200, [0, 1, 2])
+        for odd in ("-1", "x", "9" * 40):
+            assert _get(listener.port, f"/events?since={odd}")[0] == 400
+    finally:
+        listener.close()
+
+
+def _get(port: int, path: str) -> tuple[int, list[int]]:
+    """Status code, and the numbers of the entries."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        lines = answer.read().decode().splitlines()
+    finally:
+        connection.close()
+    if answer.status != 200:
+        return answer.status, []
+    return answer.status, [json.loads(line)["number"] for line in lines[1:]]

@@ -231,6 +231,7 @@ def test_requests_are_sampled() -> None:
     timer.end(answer(2), SAMPLE_EVERY_US * 3)
     assert value(metrics, "request_duration_seconds_count") == 0
     timer.end(answer(1), SAMPLE_EVERY_US * 4)
+    timer.end(answer(1), SAMPLE_EVERY_US * 5)
     assert value(metrics, "request_duration_seconds_count") == 1
     timer.begin(request(3).message, SAMPLE_EVERY_US)
     timer.end(answer(3), SAMPLE_EVERY_US * 5)
