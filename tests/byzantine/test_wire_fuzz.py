@@ -31,6 +31,8 @@ from pbft.messages import (
     ReadReplies,
     ReadReply,
     ReadRequest,
+    Recall,
+    Recalled,
     Replies,
     Reply,
     Signed,
@@ -62,6 +64,9 @@ def statements(world: Cluster) -> Iterator[Signed]:
     yield view_change
     yield one.sign(NewView(5, (view_change,), (one.sign(PrePrepare(5, 65, NULL_DIGEST)),)))
     yield one.sign(Status(0, True, 0, 3, 5, False, False, 7, 7, 7, 5, (DIGEST,)))
+    yield one.sign(Recall(1, bytes(32)))
+    own = (two.sign(Prepare(1, 65, DIGEST)), two.sign(Commit(1, 65, DIGEST)))
+    yield one.sign(Recalled(2, bytes(32), 5, 64, checkpoints, view_change, own))
     key = world.clients[0].client
     reply = Reply(7, 1, DIGEST, 9, 99, Outcome.EXECUTED, DIGEST, (b"result", b""))
     yield one.sign(Replies(key, 1, (reply,)))
