@@ -22,6 +22,8 @@ from pbft.messages import (
     ReadReplies,
     ReadReply,
     ReadRequest,
+    Recall,
+    Recalled,
     Refusal,
     Replies,
     Reply,
@@ -117,6 +119,17 @@ MESSAGES = {
     Kind.STATUS: status,
     Kind.REPLIES: st.builds(Replies, key, number, several(reply)),
     Kind.READ_REPLIES: st.builds(ReadReplies, key, number, several(read_reply)),
+    Kind.RECALL: st.builds(Recall, replica, digest),
+    Kind.RECALLED: st.builds(
+        Recalled,
+        replica,
+        digest,
+        number,
+        number,
+        several(signed(Kind.CHECKPOINT)),
+        st.one_of(st.none(), signed(Kind.VIEW_CHANGE)),
+        several(st.one_of(map(signed, (Kind.PRE_PREPARE, Kind.PREPARE, Kind.COMMIT)))),
+    ),
 }
 
 any_signed = st.one_of(
