@@ -138,7 +138,7 @@ def test_a_rejection_names_the_message_and_its_sender() -> None:
 def test_settings_have_defaults_of_the_design() -> None:
     settings = Settings(0)
     timers = settings.timers
-    assert settings.pipeline_depth == 8
+    assert settings.pipeline_depth == 3
     assert (timers.request_timeout_us, timers.request_timeout_cap_us) == (2_000_000, 60_000_000)
     assert (timers.primary_unreachable_us, timers.link_grace_us) == (200_000, 100_000)
     assert (timers.status_fast_us, timers.status_slow_us) == (100_000, 1_000_000)

@@ -80,7 +80,7 @@ def test_odd_characters_in_paths_survive(tmp_path: Path) -> None:
 
 def test_flag_over_variable_over_file_over_default(tmp_path: Path) -> None:
     path = write(tmp_path, ("pipeline_depth", ""))
-    assert load_configuration(path, environment={}).pipeline_depth == 8
+    assert load_configuration(path, environment={}).pipeline_depth == 3
     path = write(tmp_path)
     assert load_configuration(path, environment={}).pipeline_depth == 3
     environment = {
