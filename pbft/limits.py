@@ -36,7 +36,7 @@ VERIFIED_REQUEST_BYTES = 8 * MIB
 VERIFIED_BATCHES = 256
 VERIFIED_BATCH_BYTES = 16 * MIB
 """Verified batches remembered, in number and in bytes of their encoding."""
-TRANSFER_CHUNK_BYTES = 1 * MIB
+TRANSFER_CHUNK_BYTES = 4 * MIB
 """Records in one chunk of a state transfer (at least one record travels whatever its size)."""
 
 
