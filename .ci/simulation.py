@@ -25,6 +25,10 @@ COUNTERS_MIN_PER_2000 = {
 """What all runs together must have seen: otherwise they prove little."""
 
 
+UNDECIDED_ONE_IN = 100
+"""At most one history in so many may be left to the witness checker alone."""
+
+
 def run(seeds: int, workers: int) -> dict[str, Any]:
     """Runs `pbft sim` and returns its JSON document."""
     command = [sys.executable, "-m", "pbft.cli.main", "sim", "--seeds", f"0..{seeds}"]
@@ -46,6 +50,9 @@ def complaints(document: dict[str, Any], seeds: int) -> list[str]:
     for name, minimum in COUNTERS_MIN_PER_2000.items():
         if document["counters"].get(name, 0) < minimum * seeds / 2000:
             found.append(f"{name}: {document['counters'].get(name, 0)}, {minimum} needed")
+    undecided = document["counters"].get("undecided_histories", 0)
+    if undecided * UNDECIDED_ONE_IN > seeds:
+        found.append(f"{undecided} histories that the black-box checker could not judge")
     behaviours = document["counters"]["behaviours"]
     if missing := sorted(BEHAVIOURS.keys() - behaviours.keys()):
         found.append(f"behaviours that never acted: {missing}")

@@ -74,6 +74,9 @@ class Counters:
     """Times that a replica noticed that it lacks its own votes."""
     rejoins: int = 0
     """Times that such a replica came to vote again."""
+    undecided_histories: int = 0
+    """Histories with so many unknown outcomes at once that the black-box checker gave up; the
+    witness checker judged them."""
 
 
 @dataclass(slots=True)

@@ -73,13 +73,19 @@ def test_a_chunk_has_the_wanted_buckets_in_order_and_a_cursor(
 
 def test_a_chunk_is_bounded_in_bytes_but_has_at_least_one_record(disk: Disk) -> None:
     state = new_state(disk.open_base())
-    sizes = [300_000] * 7 + [TRANSFER_CHUNK_BYTES * 2] + [1] * 3
+    sizes = [1_200_000] * 7 + [TRANSFER_CHUNK_BYTES * 2] + [1] * 3
     for number, size in enumerate(sizes):
         state.domain(1).put(b"%03d" % number, 0, bytes(size))
     merge(state, 64)
     pinned = state.pin()
     parts = [[len(record.value) for record in part] for part in chunks(pinned, ALL)]
-    assert parts == [[300_000] * 3, [300_000] * 3, [300_000], [TRANSFER_CHUNK_BYTES * 2], [1] * 3]
+    assert parts == [
+        [1_200_000] * 3,
+        [1_200_000] * 3,
+        [1_200_000],
+        [TRANSFER_CHUNK_BYTES * 2],
+        [1] * 3,
+    ]
     pinned.release()
     state._base.close()
 
