@@ -13,7 +13,6 @@ from pbft.sim.clients import Record
 from pbft.sim.invariants import Violation
 from pbft.sim.world import World
 
-
 BLACK_BOX_STEPS = 200_000
 """A run has a few hundred operations: a search that takes longer is lost among unknown outcomes."""
 
