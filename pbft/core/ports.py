@@ -57,9 +57,11 @@ class Records(Protocol):
         """
         ...
 
-    def supersede(self, key: bytes, current: tuple[int, bytes], version: int, value: bytes) -> None:
-        """Replaces the record that `get` just answered by (key, version): `put` and `delete` in
-        one.
+    def supersede(
+        self, key: bytes, current: tuple[int, bytes] | None, version: int, value: bytes
+    ) -> None:
+        """Puts (key, version) in the place of the record that `get` just answered (None: there was
+        none): `delete` and `put` in one. The version is not below the current one.
 
         The caller keeps keys within RECORD_KEY_BYTES_MAX, as for `put`.
         """

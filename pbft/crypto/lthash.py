@@ -10,7 +10,9 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterable
+from functools import cache
 
+from pbft.messages import Leaf
 from pbft.types import Digest
 
 SUM_BYTES = 512
@@ -46,6 +48,11 @@ def subtract(total: int, record: int) -> int:
     return (total - record) & _MODULUS_MASK
 
 
+def reduced(total: int) -> int:
+    """A sum to which hashes were added, and from which they were taken, as plain integers."""
+    return total & _MODULUS_MASK
+
+
 def sum_to_bytes(total: int, count: int) -> bytes:
     """The sum as it travels in a Leaf: 512 bytes, empty for a bucket without records."""
     return total.to_bytes(SUM_BYTES, "little") if count else b""
@@ -59,13 +66,17 @@ def sum_from_bytes(data: bytes) -> int:
 def bucket_of(domain: int, key: bytes, salt: int, buckets: int) -> int:
     """The bucket of a key, all its versions together; `buckets` is a power of two, `salt` is the
     genesis's."""
-    return zlib.crc32(key, zlib.crc32(bytes((domain,)), salt)) & (buckets - 1)
+    return zlib.crc32(key, _checksum_of_domain(domain, salt)) & (buckets - 1)
 
 
-def leaf_hash(index: int, count: int, size: int, total: int) -> Digest:
-    """H(index, count, bytes, sum) of one bucket: `count` records whose keys and values take `size`
-    bytes."""
-    return _sha256(_LEAF + _leaf_head(index, count, size) + sum_to_bytes(total, count)).digest()
+@cache
+def _checksum_of_domain(domain: int, salt: int) -> int:
+    return zlib.crc32(bytes((domain,)), salt)
+
+
+def leaf_hash(index: int, leaf: Leaf) -> Digest:
+    """H(index, count, bytes, sum) of one bucket."""
+    return _sha256(_LEAF + _leaf_head(index, leaf.count, leaf.size) + leaf.sum).digest()
 
 
 class MerkleTree:

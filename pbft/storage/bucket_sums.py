@@ -5,14 +5,15 @@ from collections.abc import Iterable, Sequence
 
 from pbft.crypto.lthash import (
     MerkleTree,
-    add,
     bucket_of,
     leaf_hash,
     record_hash,
+    reduced,
     sum_from_bytes,
     sum_to_bytes,
 )
 from pbft.messages import Leaf
+from pbft.storage.dirty import HashedChange
 from pbft.types import Digest
 
 
@@ -26,50 +27,42 @@ class BucketSums:
         self._counts = [leaf.count for leaf in leaves]
         self._sizes = [leaf.size for leaf in leaves]
         self._sums = [sum_from_bytes(leaf.sum) for leaf in leaves]
+        """Reduced when they are sealed: in between one may be negative or too large."""
         self._touched: set[int] = set()
-        self._tree = MerkleTree(map(self._leaf_hash, range(len(leaves))))
+        self._tree = MerkleTree(leaf_hash(index, leaf) for index, leaf in enumerate(leaves))
 
-    def _leaf_hash(self, index: int) -> Digest:
-        return leaf_hash(index, self._counts[index], self._sizes[index], self._sums[index])
-
-    def replace(
-        self, changes: Iterable[tuple[tuple[int, bytes, int], bytes | None, bytes | None]]
-    ) -> None:
-        """Accounts for records, each (domain, key, version), that had one value (None: were not
-        there) and have another."""
+    def replace(self, changes: Iterable[HashedChange]) -> None:
+        """Accounts for records that took the place of others."""
         sums, counts, sizes = self._sums, self._counts, self._sizes
-        salt, buckets = self._salt, len(sums)
-        for (domain, key, version), old, new in changes:
+        salt, buckets, touch = self._salt, len(sums), self._touched.add
+        for domain, key, old, new in changes:
             if old == new:
                 continue
             bucket = bucket_of(domain, key, salt, buckets)
-            difference = 0
+            total = sums[bucket]
             if old is not None:
-                difference -= record_hash(domain, key, version, old)
+                total -= record_hash(domain, key, *old)
                 counts[bucket] -= 1
-                sizes[bucket] -= len(key) + len(old)
+                sizes[bucket] -= len(key) + len(old[1])
             if new is not None:
-                difference += record_hash(domain, key, version, new)
+                total += record_hash(domain, key, *new)
                 counts[bucket] += 1
-                sizes[bucket] += len(key) + len(new)
-            sums[bucket] = add(sums[bucket], difference)
-            self._touched.add(bucket)
+                sizes[bucket] += len(key) + len(new[1])
+            sums[bucket] = total
+            touch(bucket)
 
     def seal(self) -> tuple[Digest, dict[int, Leaf]]:
         """The digest now, and the leaves that changed since the last call."""
         changed = {}
         for index in sorted(self._touched):
-            self._tree.update(index, self._leaf_hash(index))
-            count, total = self._counts[index], self._sums[index]
-            changed[index] = Leaf(count, self._sizes[index], sum_to_bytes(total, count))
+            total = self._sums[index] = reduced(self._sums[index])
+            count = self._counts[index]
+            leaf = changed[index] = Leaf(count, self._sizes[index], sum_to_bytes(total, count))
+            self._tree.update(index, leaf_hash(index, leaf))
         self._touched = set()
         return self._tree.root(), changed
 
 
 def state_digest(leaves: Sequence[Leaf]) -> Digest:
     """The digest of a state with these well-formed leaves, a power of two of them."""
-    hashes = (
-        leaf_hash(index, leaf.count, leaf.size, sum_from_bytes(leaf.sum))
-        for index, leaf in enumerate(leaves)
-    )
-    return MerkleTree(hashes).root()
+    return MerkleTree(leaf_hash(index, leaf) for index, leaf in enumerate(leaves)).root()

@@ -14,7 +14,9 @@ from pbft.messages import Leaf, StateRecord
 from pbft.storage.api import BaseChange, DurableCheckpoint, StateBase, StorageCorrupt
 from pbft.storage.bitmap import from_bitmap, to_bitmap
 from pbft.storage.bucket_sums import BucketSums, state_digest
-from pbft.storage.layers import FOLD_RECORDS, Dirty, DomainRecords, Layer, RecordKey, SealedLayer
+from pbft.storage.changes import Layer, SealedLayer
+from pbft.storage.dirty import FOLD_KEYS, Dirty, Generation
+from pbft.storage.layers import DomainRecords
 from pbft.storage.leaf_records import is_well_formed
 from pbft.storage.ordered import DOMAIN_MAX
 from pbft.storage.transfer import InstallPlan, PinnedCheckpoint, Stage
@@ -88,8 +90,7 @@ class LayeredState:
         """Starts over from the durable checkpoint."""
         self._sums = BucketSums(leaves, self._salt)
         self.digest, _ = self._sums.seal()
-        self._dirty.younger.clear()
-        self._dirty.older.clear()
+        self._dirty.clear()
         self._sealed: list[SealedLayer] = []
         self._open = Layer()
         self._last_sealed = self._base.view.checkpoint.sequence
@@ -122,30 +123,23 @@ class LayeredState:
         return self._base.view.checkpoint.digest
 
     def fold(self) -> None:
-        """Accounts for all records changed: each is hashed once, however often it changed. Most of
-        it happens by itself as records change."""
+        """Accounts for all records changed. Most of it happens by itself as records change."""
         self._fold(self._dirty.older)
         self._fold(self._dirty.younger)
 
     def _age(self) -> None:
-        """The younger generation of dirty records is full: the older one is folded."""
-        dirty = self._dirty
-        self._fold(dirty.older)
-        dirty.older.update(dirty.younger)
-        dirty.younger.clear()
+        """The younger generation of dirty keys is full: the older one is folded."""
+        self._fold(self._dirty.older)
+        self._dirty.age()
 
-    def _fold(self, dirty: dict[RecordKey, bytes | None]) -> None:
-        domains = self._open.domains
-        self._sums.replace(
-            (record, old, domains[record[0]].versions[record[1]].get(record[2]))
-            for record, old in dirty.items()
-        )
-        dirty.clear()
+    def _fold(self, generation: Generation) -> None:
+        self._sums.replace(generation.changes(self._open.domains))
+        generation.clear()
         self._discard()
 
     def _discard(self) -> None:
         """Frees a part of the merged layers: more per fold than a fold's changes can have made."""
-        remaining = 4 * FOLD_RECORDS
+        remaining = 4 * FOLD_KEYS
         while self._retired and remaining > 0:
             entries = self._retired[-1]
             if not entries:
@@ -225,7 +219,7 @@ class LayeredState:
         self._bind()
         for item in plan.layers:
             for changes in item.layer.domains.values():
-                self._retired += (changes.latest, changes.versions)
+                self._retired += (changes.latest, changes.replaced, changes.versions)
         self._discard()
 
     def begin_install(self, effect: Install) -> InstallPlan:

@@ -26,10 +26,14 @@ class DictRecords:
         else:
             versions[version] = value
 
-    def supersede(self, key: bytes, current: tuple[int, bytes], version: int, value: bytes) -> None:
+    def supersede(
+        self, key: bytes, current: tuple[int, bytes] | None, version: int, value: bytes
+    ) -> None:
         """See Records.supersede."""
+        assert current == self.get(key)
+        assert current is None or version >= current[0]
         self.put(key, version, value)
-        if version != current[0]:
+        if current is not None and version != current[0]:
             self.delete(key, current[0])
 
     def delete(self, key: bytes, version: int) -> None:

@@ -14,7 +14,7 @@ from pbft.service.kv.operations import (
     run_put,
     run_range,
 )
-from pbft.service.kv.plain import is_plain_put, is_plain_range, plain_put, plain_range
+from pbft.service.kv.plain import PlainPuts, is_plain_range, plain_range, read_plain_put
 from pbft.service.kv.requests import (
     check_delete_range,
     check_put,
@@ -49,21 +49,22 @@ class KeyValueStore:
         require_sane_limits(limits)
         self._pairs = state.domain(KEY_VALUE_DOMAIN)
         self._store = state.domain(STORE_DOMAIN)
+        self._plain_puts = PlainPuts(self._pairs)
         self._limits = limits
 
     def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
         """Applies one operation. Total: what is wrong with it becomes an error result, and then
         nothing has changed."""
+        put = read_plain_put(operation)
+        if put is not None and len(operation) <= self._limits.operation_bytes:
+            revision = self._revision() + 1
+            encoded = self._plain_puts.execute(*put, revision)
+            self._set_revision(revision)
+            return encoded
         try:
             request = self._decode(operation)
-            match request.WhichOneof("request"):
-                case "request_put" if is_plain_put(request.request_put):
-                    revision = self._revision() + 1
-                    encoded = plain_put(self._pairs, request.request_put, revision)
-                    self._set_revision(revision)
-                    return encoded
-                case "request_range" if is_plain_range(request.request_range):
-                    return plain_range(self._pairs, request.request_range, self._revision())
+            if request.HasField("request_range") and is_plain_range(request.request_range):
+                return plain_range(self._pairs, request.request_range, self._revision())
             return self._execute(request)
         except OperationError as error:
             return _encode_error(error)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbft.crypto import lthash
+from pbft.messages import Leaf
 
 MODULUS = 2**4096
 records = st.tuples(
@@ -63,6 +64,7 @@ def test_sums_wrap_in_both_directions() -> None:
 def test_a_sum_survives_its_bytes(total: int) -> None:
     assert lthash.sum_from_bytes(lthash.sum_to_bytes(total, 1)) == total
     assert lthash.sum_to_bytes(0, 0) == b""
+    assert lthash.reduced(total - MODULUS) == lthash.reduced(total + MODULUS) == total
     assert lthash.sum_from_bytes(b"") == 0
 
 
@@ -85,7 +87,15 @@ def test_buckets_use_the_salt_the_domain_and_the_key() -> None:
 
 
 def test_a_leaf_covers_all_of_its_parts() -> None:
-    leaves = [(0, 1, 2, 3), (1, 1, 2, 3), (0, 2, 2, 3), (0, 1, 3, 3), (0, 1, 2, 4), (0, 0, 0, 0)]
+    three, four = bytes(511) + b"\x03", bytes(511) + b"\x04"
+    leaves = [
+        (0, Leaf(1, 2, three)),
+        (1, Leaf(1, 2, three)),
+        (0, Leaf(2, 2, three)),
+        (0, Leaf(1, 3, three)),
+        (0, Leaf(1, 2, four)),
+        (0, Leaf(0, 0, b"")),
+    ]
     assert len({lthash.leaf_hash(*leaf) for leaf in leaves}) == len(leaves)
 
 

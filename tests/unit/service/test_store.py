@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pbft.errors import ConfigurationError
 from pbft.limits import ProtocolLimits
 from pbft.service.kv import store as store_module
+from pbft.service.kv.plain import read_plain_put
 from pbft.service.kv.store import KeyValueStore
 from pbft.storage.memory import MemoryBase
 from pbft.storage.state import LayeredState
@@ -60,11 +61,45 @@ def test_the_plain_paths_give_the_same_bytes_and_records(operations: list[Op]) -
         result = one.execute(encoded, MOMENT_US, CLIENT)
         query = one.query(encoded, MOMENT_US)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(store_module, "is_plain_put", lambda request: False)
+            patch.setattr(store_module, "read_plain_put", lambda operation: None)
             patch.setattr(store_module, "is_plain_range", lambda request: False)
             assert other.execute(encoded, MOMENT_US, CLIENT) == result
             assert other.query(encoded, MOMENT_US) == query
         assert plain.items() == general.items()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(min_size=1, max_size=127),
+    st.one_of(st.binary(min_size=1, max_size=300), st.just(bytes(16_000))),
+    st.data(),
+)
+def test_plain_puts_are_read_like_protobuf_reads_them(
+    key: bytes, value: bytes, data: st.DataObject
+) -> None:
+    encoded = bytearray(put(key, value).SerializeToString())
+    assert read_plain_put(bytes(encoded)) == (key, value)
+    encoded[data.draw(st.integers(0, min(len(encoded) - 1, 9)))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(encoded)))
+    for other in (bytes(encoded), bytes(encoded[:cut]), bytes(encoded) + b"\0"):
+        found = read_plain_put(other)
+        assert found is None or put(*found).SerializeToString() == other
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        put(b"k", b"").SerializeToString(),
+        put(b"k" * 128, b"v").SerializeToString(),
+        b"\x12\x86\x00\x0a\x01k\x12\x01v",  # a padded length
+        b"\x12\x07\x0a\x01k\x12\x81\x00v",  # another
+        b"\x12\x06\x12\x01v\x0a\x01k",  # the value first
+        b"\x12\x81",
+        b"",
+    ],
+)
+def test_what_is_not_quite_a_plain_put_is_left_to_the_general_path(encoded: bytes) -> None:
+    assert read_plain_put(encoded) is None
 
 
 @settings(max_examples=300, deadline=None)

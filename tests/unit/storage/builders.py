@@ -15,8 +15,15 @@ from pbft.core.effects import (
     StableRecord,
     ViewChangeRecord,
 )
-from pbft.crypto.lthash import MerkleTree, add, bucket_of, leaf_hash, record_hash
-from pbft.messages import Kind, PreparedProof, Signed
+from pbft.crypto.lthash import (
+    MerkleTree,
+    add,
+    bucket_of,
+    leaf_hash,
+    record_hash,
+    sum_to_bytes,
+)
+from pbft.messages import Kind, Leaf, PreparedProof, Signed
 from pbft.storage.api import StateBase, VoteLog
 from pbft.storage.lmdb_base import LmdbBase
 from pbft.storage.memory import MemoryBase, MemoryLog
@@ -144,5 +151,8 @@ def digest_from_scratch(records: Iterable[tuple[int, bytes, int, bytes]]) -> Dig
         count, size, total = leaves[index]
         total = add(total, record_hash(domain, key, version, value))
         leaves[index] = count + 1, size + len(key) + len(value), total
-    hashes = (leaf_hash(index, *leaf) for index, leaf in enumerate(leaves))
+    hashes = (
+        leaf_hash(index, Leaf(count, size, sum_to_bytes(total, count)))
+        for index, (count, size, total) in enumerate(leaves)
+    )
     return MerkleTree(hashes).root()

@@ -20,7 +20,7 @@ from pbft.storage.api import (
     StorageCorrupt,
     StorageFailed,
 )
-from pbft.storage.layers import FOLD_RECORDS, RecordKey
+from pbft.storage.dirty import FOLD_KEYS, HashedChange
 from pbft.storage.lmdb_base import LmdbBase
 from pbft.storage.memory import MemoryBase
 from pbft.storage.ordered import encode_key
@@ -106,16 +106,16 @@ def test_folding_happens_by_itself_in_bounded_steps(monkeypatch: pytest.MonkeyPa
     steps: list[int] = []
     replace = state._sums.replace
 
-    def counting(changes: Iterable[tuple[RecordKey, bytes | None, bytes | None]]) -> None:
+    def counting(changes: Iterable[HashedChange]) -> None:
         listed = list(changes)
         steps[-1] += len(listed)
         replace(listed)
 
     monkeypatch.setattr(state._sums, "replace", counting)
-    for number in range(3 * FOLD_RECORDS):
+    for number in range(3 * FOLD_KEYS):
         steps.append(0)
         state.domain(1).put(b"%d" % number, 0, b"")
-    assert [step for step in steps if step] == [FOLD_RECORDS] * 2, "the older generation, whole"
+    assert [step for step in steps if step] == [FOLD_KEYS] * 2, "the older generation, whole"
 
 
 def test_what_comes_and_goes_within_a_generation_costs_no_hash(
@@ -125,12 +125,12 @@ def test_what_comes_and_goes_within_a_generation_costs_no_hash(
     records = state.domain(2)
     records.put(b"k", 1, b"first")
     state.seal(1)
-    hashed: list[tuple[RecordKey, bytes | None, bytes | None]] = []
+    hashed: list[HashedChange] = []
     replace = state._sums.replace
 
-    def watching(changes: Iterable[tuple[RecordKey, bytes | None, bytes | None]]) -> None:
+    def watching(changes: Iterable[HashedChange]) -> None:
         listed = list(changes)
-        hashed.extend(item for item in listed if item[1] != item[2])
+        hashed.extend(item for item in listed if item[2] != item[3])
         replace(listed)
 
     monkeypatch.setattr(state._sums, "replace", watching)
@@ -139,7 +139,7 @@ def test_what_comes_and_goes_within_a_generation_costs_no_hash(
         assert current is not None
         records.supersede(b"k", current, version, b"%d" % version)
     digest = state.seal(2)
-    assert sorted(hashed) == [((2, b"k", 1), b"first", None), ((2, b"k", 99), None, b"99")]
+    assert hashed == [(2, b"k", (1, b"first"), (99, b"99"))]
     fresh = new_state(MemoryBase())
     fresh.domain(2).put(b"k", 99, b"99")
     assert fresh.seal(1) == digest
@@ -432,11 +432,11 @@ def test_a_state_that_outgrows_its_map_fails_clearly_and_for_good(
 def test_merged_layers_are_freed_in_bounded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb_base, "SORTED_CHANGES", 100)
     state = new_state(MemoryBase())
-    for number in range(5 * FOLD_RECORDS):
+    for number in range(5 * FOLD_KEYS):
         state.domain(1).put(b"%d" % number, 0, b"")
     merge(state, 1)
     left = sum(map(len, state._retired))
-    assert 0 < left <= 10 * FOLD_RECORDS - 4 * FOLD_RECORDS
+    assert 0 < left <= 10 * FOLD_KEYS - 4 * FOLD_KEYS
     for _ in range(3):
         state.fold()
     assert state._retired == []

@@ -93,6 +93,17 @@ class StateMachine(RuleBasedStateMachine):
             records.delete(key, found[0])
             del self.model[domain, key, found[0]]
 
+    @rule(domain=DOMAINS, key=KEYS, gap=st.integers(0, 2), value=VALUES)
+    def supersede(self, domain: int, key: bytes, gap: int, value: bytes) -> None:
+        """The same in one call, also in place."""
+        records = self.state.domain(domain)
+        found = records.get(key)
+        version = gap if found is None else found[0] + gap
+        records.supersede(key, found, version, value)
+        if found is not None:
+            del self.model[domain, key, found[0]]
+        self.model[domain, key, version] = value
+
     @rule(domain=DOMAINS, key=KEYS)
     def get(self, domain: int, key: bytes) -> None:
         assert self.state.domain(domain).get(key) == self.latest(domain).get(key)
@@ -131,6 +142,11 @@ class StateMachine(RuleBasedStateMachine):
     @rule()
     def fold(self) -> None:
         self.state.fold()
+
+    @rule()
+    def age(self) -> None:
+        """As many changes do by themselves."""
+        self.state._age()
 
     @rule()
     def seal(self) -> None:

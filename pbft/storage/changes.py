@@ -1,0 +1,108 @@
+"""Changes in memory above the durable checkpoint: one layer per checkpoint interval.
+
+Most keys of a layer had one record replaced by another, over and over. Of those only the ends are
+kept: the version that the layer found (`replaced`) and the record that is there now (`latest`).
+Keys that changed in any other way have all their changed records (`versions`).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from pbft.messages import Leaf
+from pbft.storage.api import Change
+from pbft.storage.sorted_keys import SortedKeys
+from pbft.types import Digest, SequenceNumber
+
+Latest: TypeAlias = tuple[int, bytes]
+"""(highest version of a key, its value)"""
+
+UNTOUCHED: Final[Latest] = (-1, b"")
+"""Told from all others by identity: this layer says nothing about the key."""
+NO_VERSION = -1
+"""Below the layer there was no record for the one that took its place."""
+_NOTHING: Final[Mapping[int, bytes | None]] = {}
+
+
+class DomainChanges:
+    """The changes of one layer to one domain. A key is in `replaced` or in `versions`, or in
+    neither, never in both."""
+
+    __slots__ = ("keys", "latest", "replaced", "versions")
+
+    def __init__(self) -> None:
+        self.latest: dict[bytes, Latest | None] = {}
+        """What `get` answers as of the end of this layer, for the keys where this layer changed
+        it."""
+        self.keys = SortedKeys()
+        """The keys of `latest`."""
+        self.replaced: dict[bytes, int] = {}
+        """key -> the version that the record had, below this layer, in whose place the one in
+        `latest` is now (possibly the same version); NO_VERSION for a new one."""
+        self.versions: dict[bytes, dict[int, bytes | None]] = {}
+        """key -> version -> value, None if the record was removed."""
+
+    def set_latest(self, key: bytes, latest: Latest | None) -> None:
+        """Notes what `get` answers from now on."""
+        if key not in self.latest:
+            self.keys.add(key)
+        self.latest[key] = latest
+
+    def changed(self, key: bytes) -> Mapping[int, bytes | None]:
+        """The changed records of a key, however they are kept."""
+        base = self.replaced.get(key)
+        if base is None:
+            return self.versions.get(key, _NOTHING)
+        latest = self.latest[key]
+        assert latest is not None, "the record that replaces another is there"
+        version, value = latest
+        if base in (NO_VERSION, version):
+            return {version: value}
+        return {base: None, version: value}
+
+    def spell_out(self, key: bytes) -> dict[int, bytes | None]:
+        """The changed records of a key, from now on kept one by one, to be added to."""
+        versions = self.versions.get(key)
+        if versions is None:
+            versions = self.versions[key] = dict(self.changed(key))
+            self.replaced.pop(key, None)
+        return versions
+
+
+class Layer:
+    """All changes between two checkpoints. Written until it is sealed, then constant."""
+
+    __slots__ = ("domains",)
+
+    def __init__(self) -> None:
+        self.domains: dict[int, DomainChanges] = {}
+
+    def domain(self, domain: int) -> DomainChanges:
+        """The changes to one domain; only for the layer that is being written."""
+        return self.domains.setdefault(domain, DomainChanges())
+
+    def changes(self) -> Iterator[Change]:
+        """Every record changed, once."""
+        for domain, changes in self.domains.items():
+            latest = changes.latest
+            for key, base in changes.replaced.items():
+                record = latest[key]
+                assert record is not None
+                version, value = record
+                if base not in (NO_VERSION, version):
+                    yield domain, key, base, None
+                yield domain, key, version, value
+            for key, versions in changes.versions.items():
+                for version, changed in versions.items():
+                    yield domain, key, version, changed
+
+
+@dataclass(frozen=True, slots=True)
+class SealedLayer:
+    """A layer that ends at a checkpoint."""
+
+    layer: Layer
+    sequence: SequenceNumber
+    digest: Digest
+    leaves: dict[int, Leaf]
+    """The leaves that differ from those of the checkpoint before, as of this one."""
