@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
@@ -166,7 +167,7 @@ class ReplicaNode:
             self._network,
             self._metrics,
             self._log,
-            self._on_turn,
+            partial(self._on_turn, state),
         )
         self._faults.records = state.domain(KEY_VALUE_DOMAIN)
         self._faults.on_change = self._runtime.set_behaviour
@@ -234,7 +235,10 @@ class ReplicaNode:
             self._board.beat(max(0.0, time.monotonic() - asked))
             self._publish()
 
-    def _on_turn(self) -> None:
+    def _on_turn(self, state: LayeredState) -> None:
+        if state.has_rest_work:
+            # After the writers of the streams, which the turn has woken.
+            asyncio.get_running_loop().call_soon(state.rest)
         if time.monotonic() - self._published_at >= PUBLISH_SECONDS:
             self._publish()
 

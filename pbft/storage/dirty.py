@@ -16,7 +16,9 @@ HashedChange: TypeAlias = tuple[int, bytes, Latest | None, Latest | None]
 record."""
 
 FOLD_KEYS = 2_048
-"""Dirty keys in one generation: folding one is a pause of about ten milliseconds."""
+"""Dirty keys in one generation at most: folding one is a pause of about ten milliseconds."""
+REST_KEYS = 1_024
+"""Enough dirty keys in a generation to fold the one before while there is nothing to do."""
 
 
 class Generation:

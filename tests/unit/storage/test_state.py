@@ -20,7 +20,7 @@ from pbft.storage.api import (
     StorageCorrupt,
     StorageFailed,
 )
-from pbft.storage.dirty import FOLD_KEYS, HashedChange
+from pbft.storage.dirty import FOLD_KEYS, REST_KEYS, HashedChange
 from pbft.storage.lmdb_base import LmdbBase
 from pbft.storage.memory import MemoryBase
 from pbft.storage.ordered import encode_key
@@ -116,6 +116,25 @@ def test_folding_happens_by_itself_in_bounded_steps(monkeypatch: pytest.MonkeyPa
         steps.append(0)
         state.domain(1).put(b"%d" % number, 0, b"")
     assert [step for step in steps if step] == [FOLD_KEYS] * 2, "the older generation, whole"
+
+
+def test_at_rest_a_generation_is_folded_before_it_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = new_state(MemoryBase())
+    folded: list[int] = []
+    replace = state._sums.replace
+
+    def counting(changes: Iterable[HashedChange]) -> None:
+        listed = list(changes)
+        folded.append(len(listed))
+        replace(listed)
+
+    monkeypatch.setattr(state._sums, "replace", counting)
+    for number in range(2 * REST_KEYS + 1):
+        state.domain(1).put(b"%d" % number, 0, b"")
+        state.rest()
+    assert folded == [0, REST_KEYS]
 
 
 def test_what_comes_and_goes_within_a_generation_costs_no_hash(
