@@ -12,21 +12,24 @@ import random
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from pbft.cli.local import open_or_create, wait_until_serving
-from pbft.cli.main_job import Scene, compare_states
+from pbft.cli.main_job import Scene
 from pbft.cli.observer import Observer
 from pbft.cli.supervisor import LocalCluster
-from pbft.cli.traffic import Traffic, TrafficPlan
+from pbft.cli.traffic import Traffic
 from pbft_client import Client
-from tests.process.helpers import assert_linearizable, connect, pbft
+from tests.process.helpers import connect, pbft
 from tests.process.ledger import Ledger
+from tests.process.long_run import (
+    parser_of_a_long_run,
+    plan_of,
+    require_linearizable_and_equal,
+    run_on_own_cluster,
+)
 
 SERVING_SECONDS_MAX = 10.0
 """From the start of the last replica to the next acknowledged write."""
@@ -154,11 +157,10 @@ async def durability(cluster: LocalCluster, options: argparse.Namespace) -> None
     """Raises AssertionError or CommandFailed if anything that must hold does not."""
     source = random.Random(options.seed)
     observer = Observer(cluster.layout.cluster_file)
-    plan = TrafficPlan(keys=options.keys, seed=options.seed, pause_seconds=options.pause)
     begin = time.monotonic()
     async with AsyncExitStack() as stack:
         measuring, writer, *clients = await connect(stack, cluster, options.clients + 2)
-        async with Traffic(clients, plan) as traffic, Ledger(writer) as ledger:
+        async with Traffic(clients, plan_of(options)) as traffic, Ledger(writer) as ledger:
             ordeal = Ordeal(cluster, observer, source, traffic, ledger, measuring)
             await lose_power(ordeal, options.rounds, options.interval)
             # One rejoin a minute of each replica: the victims are different ones.
@@ -174,42 +176,16 @@ async def durability(cluster: LocalCluster, options: argparse.Namespace) -> None
         print(f" {statistics.median(times):.2f} s (median), {max(times):.2f} s (longest);")
         print(f"{len(ledger.acknowledged)} single writes and {traffic.acknowledged} operations of")
         print(f"{options.clients} clients on {options.keys} keys answered, {traffic.failed} not")
-        for failure in traffic.failures:
-            print(f"not answered: {failure}")
-        assert_linearizable(traffic, options.operations_min)
-        print("the history is linearizable: both checkers agree")
-        sequence, digests = await compare_states(Scene(cluster, observer, traffic, measuring))
-        assert len(digests) == len(cluster.replicas) and len(set(digests)) == 1, digests
-        print(f"all replicas hold the same state at sequence {sequence}: {digests[0]}")
+        scene = Scene(cluster, observer, traffic, measuring)
+        await require_linearizable_and_equal(scene, options.operations_min)
 
 
 def main() -> int:
     """Runs the ordeal on a cluster of its own; 0 if all held."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of_a_long_run(__doc__, interval=3.0)
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--operations-min", type=int, default=5_000)
-    parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--keys", type=int, default=10)
-    parser.add_argument("--replicas", type=int, default=4)
-    parser.add_argument("--interval", type=float, default=3.0, help="seconds, at most")
-    parser.add_argument("--pause", type=float, default=0.01, help="seconds between operations")
     parser.add_argument("--rollback", type=float, default=5.0, help="seconds lost by rolling back")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="pbft-durability-") as directory:
-        cluster = open_or_create(Path(directory) / "cluster", options.replicas)
-        try:
-            for replica in cluster.replicas:
-                cluster.start(replica)
-            wait_until_serving(cluster)
-            asyncio.run(durability(cluster, options))
-        except BaseException:
-            for replica in cluster.replicas:
-                print(f"--- replica {replica}:\n{cluster.log_tail(replica)}", file=sys.stderr)
-            raise
-        finally:
-            cluster.stop(cluster.running())
-    return 0
+    return run_on_own_cluster(durability, parser.parse_args())
 
 
 if __name__ == "__main__":

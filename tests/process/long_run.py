@@ -1,0 +1,69 @@
+"""What the long runs (`make chaos`, `make durability`) share: options, a cluster of their own, and
+the verdict at the end."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from pbft.cli.local import open_or_create, wait_until_serving
+from pbft.cli.main_job import Scene, compare_states
+from pbft.cli.supervisor import LocalCluster
+from pbft.cli.traffic import TrafficPlan
+from tests.process.helpers import assert_linearizable
+
+
+def parser_of_a_long_run(description: str | None, interval: float) -> argparse.ArgumentParser:
+    """With the options of the load; `interval` is the default pause between two blows, in
+    seconds."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--operations-min", type=int, default=5_000)
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--keys", type=int, default=10)
+    parser.add_argument("--replicas", type=int, default=4)
+    parser.add_argument("--interval", type=float, default=interval, help="seconds, at most")
+    parser.add_argument("--pause", type=float, default=0.01, help="seconds between operations")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def plan_of(options: argparse.Namespace) -> TrafficPlan:
+    """The load that the options ask for."""
+    return TrafficPlan(keys=options.keys, seed=options.seed, pause_seconds=options.pause)
+
+
+def run_on_own_cluster(
+    act: Callable[[LocalCluster, argparse.Namespace], Coroutine[Any, Any, None]],
+    options: argparse.Namespace,
+) -> int:
+    """Starts a cluster, acts, stops it; 0 if nothing was raised. After an error the replicas' logs
+    are shown."""
+    with tempfile.TemporaryDirectory(prefix="pbft-long-run-") as directory:
+        cluster = open_or_create(Path(directory) / "cluster", options.replicas)
+        try:
+            for replica in cluster.replicas:
+                cluster.start(replica)
+            wait_until_serving(cluster)
+            asyncio.run(act(cluster, options))
+        except BaseException:
+            for replica in cluster.replicas:
+                print(f"--- replica {replica}:\n{cluster.log_tail(replica)}", file=sys.stderr)
+            raise
+        finally:
+            cluster.stop(cluster.running())
+    return 0
+
+
+async def require_linearizable_and_equal(scene: Scene, operations_min: int) -> None:
+    """Prints the verdict on the history of all operations and on the states. Raises AssertionError
+    or CommandFailed."""
+    for failure in scene.traffic.failures:
+        print(f"not answered: {failure}")
+    assert_linearizable(scene.traffic, operations_min)
+    print("the history is linearizable: both checkers agree")
+    sequence, digests = await compare_states(scene)
+    assert len(digests) == len(scene.cluster.replicas) and len(set(digests)) == 1, digests
+    print(f"all replicas hold the same state at sequence {sequence}: {digests[0]}")
