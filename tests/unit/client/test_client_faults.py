@@ -18,6 +18,11 @@ from tests.unit.client.fake_cluster import FakeCluster, in_loop, until
 from tests.unit.client.world import digest_only
 
 FAST_RESEND = SessionSettings(retransmission_first_us=50_000)
+HOUR_US = 3_600_000_000
+NO_RESEND = SessionSettings(
+    retransmission_first_us=HOUR_US, retransmission_cap_us=HOUR_US, full_results_wait_us=HOUR_US
+)
+"""However slow the machine, nothing is sent again only because time has passed."""
 
 
 def lie(answer: Reply) -> Reply:
@@ -232,15 +237,18 @@ async def test_streams_come_back_after_replicas_restart(tmp_path: Path) -> None:
 
 @in_loop
 async def test_a_broken_stream_to_the_primary_sends_to_all_at_once(tmp_path: Path) -> None:
-    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
-        await cluster.streams(4)
-        await client.put(b"k", b"v")
-        cluster.replicas[0].is_silent = True
-        put = asyncio.ensure_future(client.put(b"k", b"w"))
-        await asyncio.sleep(0.05)
-        assert not put.done()
-        await cluster.replicas[0].stop()
-        async with asyncio.timeout(0.35):  # Before the first retransmission.
+    async with FakeCluster(tmp_path) as cluster:
+        async with await cluster.connect(session=NO_RESEND) as client:
+            await cluster.streams(4)
+            await client.put(b"k", b"v")
+            await until(lambda: all(replica.submits for replica in cluster.replicas))
+            primary, others = cluster.replicas[0], cluster.replicas[1:]
+            primary.is_silent = True
+            put = asyncio.ensure_future(client.put(b"k", b"w"))
+            await until(lambda: len(primary.submits) == 2)
+            assert [len(replica.submits) for replica in others] == [1, 1, 1]
+            assert not put.done()
+            await primary.stop()
             assert (await put).revision == 3
 
 
