@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from pbft.codec import (
     decode_client_frame,
@@ -35,6 +36,7 @@ from pbft.messages import (
     Submit,
 )
 from pbft.service.kv.store import KeyValueStore
+from pbft.transport.grpc_options import CLIENT_SERVER_OPTIONS
 from pbft_client.client import Client
 from pbft_client.cluster_file import ClusterFile, ReplicaAddresses, dump_cluster_file
 from pbft_client.engine import ClientSettings
@@ -70,6 +72,20 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 (what is waited for does not know of the test)
             await asyncio.sleep(0.002)
+
+
+def answered(client: Client) -> int:
+    """How many replicas have answered the calls under way, at most."""
+    calls = [call for slot in client._engine._deadlines._slots.values() for call in slot]
+    answers = [call.owner.answers(call) for call in calls if call.owner is not None]
+    return max((len(it.answered) for it in answers), default=0)
+
+
+def let_time_run_out(client: Client) -> None:
+    """Every call under way ends as if its time were up, so that no test need guess how long the
+    rest of it takes."""
+    with patch("pbft_client.engine.time.monotonic_ns", lambda: 2**62):
+        client._engine._on_timer()
 
 
 @dataclass
@@ -130,9 +146,9 @@ class FakeReplica:
         self._server: aio.Server | None = None
 
     async def start(self, port: int = 0) -> None:
-        server = aio.server(
-            options=[("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)]
-        )
+        # A real replica's: else gRPC ends a stream that is pinged while nothing is said on it.
+        options = {**dict(CLIENT_SERVER_OPTIONS), "grpc.max_send_message_length": -1}
+        server = aio.server(options=list(options.items()))
         handler: Any = grpc.stream_stream_rpc_method_handler(self._connect)
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("pbft.wire.Gateway", {"Connect": handler}),)
