@@ -15,7 +15,7 @@ from pbft.cli.observer import Observer
 from pbft.cli.process_table import ProcessState
 from pbft.cli.supervisor import LocalCluster
 from pbft.cli.traffic import Traffic
-from tests.process.helpers import assert_linearizable, connect, pbft
+from tests.process.helpers import assert_linearizable, connect, pbft, until_served
 
 STATUS_FIELDS = [
     "replica",
@@ -149,9 +149,11 @@ def test_sigterm_ends_a_replica_cleanly(new_cluster: Callable[[], LocalCluster])
     command += ["--config", str(cluster.layout.configuration_file(0))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
-            wait_until_serving(cluster)
+            # The others serve without it; before it listens it may not even have a handler.
+            observer = Observer(cluster.layout.cluster_file)
+            asyncio.run(observer.wait_until_reachable(0))
             process.send_signal(signal.SIGTERM)
-            output, errors = process.communicate(timeout=15)
+            output, errors = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 0, errors
@@ -180,7 +182,7 @@ def test_a_missing_data_directory_is_refused(new_cluster: Callable[[], LocalClus
 def test_assertions_cannot_be_switched_off(new_cluster: Callable[[], LocalCluster]) -> None:
     configuration = str(new_cluster().layout.configuration_file(0))
     command = [sys.executable, "-O", "-m", "pbft.cli.main", "start", "--config", configuration]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "python -O" in done.stderr
 
@@ -202,6 +204,7 @@ def test_other_sizes_serve_and_survive_their_primary(
                 await asyncio.to_thread(cluster.kill, 0)
                 assert await observer.wait_for_view(above=0) >= 1
                 await clients[0].put(b"after", b"the primary")
+                await until_served(traffic, 10)
             await traffic.read_all()
         assert_linearizable(traffic, operations_min=10)
 

@@ -17,7 +17,7 @@ from tests.process.helpers import connect, pbft
 VICTIM = 3
 FILE_KIB_MAX = 2_048
 VALUE = os.urandom(100_000)
-ENDED_SECONDS = 20.0
+ENDED_SECONDS = 60.0
 LIMITED = ("/bin/bash", "-c", f'ulimit -f {FILE_KIB_MAX}; exec "$@"', "bash", *START_COMMAND)
 
 

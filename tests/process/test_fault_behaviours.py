@@ -31,7 +31,7 @@ from pbft.types import ReplicaId
 from tests.process.helpers import assert_linearizable, connect, pbft
 
 LOAD_SECONDS = 1.5
-CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_SECONDS = 60.0
 """At the latest then the next checkpoint is reached, on a busy machine."""
 KEPT = {b"kept/%d" % number: b"value %d" % number for number in range(20)}
 """Acknowledged before every fault, and to be there after it."""
@@ -130,10 +130,15 @@ async def under_load(
         await asyncio.to_thread(watch.read)
         before = await asyncio.to_thread(read_metrics, cluster)
         async with Traffic(clients, plan or TrafficPlan()) as traffic:
-            yield Load(cluster, observer, traffic, replica, before, watch)
+            try:
+                yield Load(cluster, observer, traffic, replica, before, watch)
+            except BaseException:
+                # The tests after this one are about other faults of the same cluster.
+                await asyncio.to_thread(pbft, "fault", "clear", str(replica), *place(cluster))
+                raise
         await traffic.read_all()
         for key, value in KEPT.items():
-            found = await measuring.get(key, timeout=20.0)
+            found = await measuring.get(key, timeout=60.0)
             assert found is not None and found.value == value
         assert_linearizable(traffic, operations_min=5)
         assert traffic.failed == 0, traffic.failures
@@ -253,6 +258,21 @@ def test_a_misbehaviour_deceives_nobody(shared: LocalCluster, case: Case) -> Non
     asyncio.run(story())
 
 
+async def outvoted(client: WatchedClient) -> set[ReplicaId]:
+    """Who answered a put otherwise than f + 1 did.
+
+    It is put again until somebody did: the liar may not yet have a stream, or be slower.
+    """
+    deadline = time.monotonic() + 60
+    while True:
+        result = await client.put(b"truth", b"told")
+        await asyncio.sleep(0.5)
+        log = client.log.of(result.execution.number)
+        liars = {claim.replica for claim in log.replies} - set(log.supporters())
+        if liars or time.monotonic() > deadline:
+            return liars
+
+
 def test_wrong_replies_are_outvoted(shared: LocalCluster) -> None:
     async def story() -> None:
         async with under_load(shared, primary=False) as load:
@@ -260,12 +280,7 @@ def test_wrong_replies_are_outvoted(shared: LocalCluster) -> None:
             layout = shared.layout
             key = layout.client_key_file(MAIN_JOB_CLIENTS[-1])
             async with await WatchedClient.of(layout.cluster_file, key) as client:
-                result = await client.put(b"truth", b"told")
-                await asyncio.sleep(0.5)
-                log = client.log.of(result.execution.number)
-                liars = {claim.replica for claim in log.replies} - set(log.supporters())
-                assert liars == {load.replica}
-                assert load.replica not in log.supporters()
+                assert await outvoted(client) == {load.replica}
                 found = await client.get(b"truth")
                 assert found is not None and found.value == b"told"
             await clear_faults(load)
@@ -318,7 +333,7 @@ def test_a_forgotten_vote_log_is_noticed(shared: LocalCluster) -> None:
             await kill_between_checkpoints(load)
             await asyncio.to_thread(load.cluster.start, load.replica)
             assert await until(told_by(load, "amnesia"))
-            assert await until(told_by(load, "rejoined"), 40.0)
+            assert await until(told_by(load, "rejoined"), 120.0)
             assert load.report()["faults"] == []
             await load.observer.wait_until_voting(load.replica)
 

@@ -10,10 +10,10 @@ from pbft.cli.main_job import Scene, compare_states
 from pbft.cli.observer import Observer
 from pbft.cli.supervisor import LocalCluster
 from pbft.cli.traffic import Traffic
-from tests.process.helpers import assert_linearizable, connect
+from tests.process.helpers import assert_linearizable, connect, until_served
 
 ALLOW = "--allow-fault-injection"
-NEXT_WRITE_SECONDS = 10.0
+NEXT_WRITE_SECONDS = 30.0
 """Generous: the machine may be busy. How fast it is, `make run` says."""
 
 
@@ -50,6 +50,7 @@ def test_every_replica_is_killed_in_turn_under_load(cluster: LocalCluster) -> No
                     await measuring.put(b"while/%d" % replica, b"down", timeout=NEXT_WRITE_SECONDS)
                     await asyncio.to_thread(cluster.start, replica)
                     await observer.wait_until_voting(replica)
+                await until_served(traffic, 100)
             await traffic.read_all()
             assert_linearizable(traffic, operations_min=100)
             assert traffic.failed == 0, traffic.failures
@@ -71,6 +72,7 @@ def test_a_frozen_primary_is_replaced_and_comes_back(cluster: LocalCluster) -> N
                 cluster.signal(0, signal.SIGCONT)
                 await observer.wait_until_voting(0)
                 await asyncio.sleep(1)
+                await until_served(traffic, 20)
             assert_linearizable(traffic, operations_min=20)
             assert await states_are_equal(Scene(cluster, observer, traffic, measuring))
 
@@ -99,6 +101,7 @@ def run_with_liar(cluster: LocalCluster, liar: int, fault: str) -> None:
             measuring, *clients = await connect(stack, cluster, 5)
             async with Traffic(clients) as traffic:
                 await asyncio.sleep(3)
+                await until_served(traffic, 50)
                 assert (await observer.statuses())[liar].faults == [fault]
             await traffic.read_all()
             assert_linearizable(traffic, operations_min=50)

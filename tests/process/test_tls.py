@@ -41,7 +41,7 @@ def authority_of(layout: Layout) -> Authority:
 
 def metric(port: int, name: str) -> float:
     """The sum of a counter's samples whose line begins like this."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
@@ -57,7 +57,7 @@ def ports(layout: Layout, replica: int) -> dict[str, int]:
 
 def last_words(cluster: LocalCluster, replica: int) -> str:
     """What a replica wrote that ended by itself, which may be after the others serve."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while cluster.state(replica) is not ProcessState.DOWN:
         assert time.monotonic() < deadline, f"replica {replica} runs on"
         time.sleep(0.05)
@@ -78,11 +78,11 @@ async def refusal(layout: Layout, pair: bytes | None) -> str:
             layout.cluster_file,
             layout.client_key_file(CLIENT),
             certificate=spoiled,
-            timeout=3,
+            timeout=6,
         )
         # Streams look open until the replicas' verdict on the Hello has come.
         async with refused:
-            await refused.get(b"before", timeout=5)
+            await refused.get(b"before", timeout=30)
     return str(caught.value)
 
 
@@ -110,7 +110,7 @@ def test_only_the_right_certificates_get_in_and_the_cluster_serves_on(
             ):
                 assert complaint in await refusal(layout, pair)
             for port in here.values():
-                with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+                with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
                     connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
                     assert b"200" not in connection.recv(1000)
             await client.put(b"after", b"2")

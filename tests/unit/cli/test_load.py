@@ -55,22 +55,22 @@ def run(plan: Plan, store: Recorder) -> Measurement:
 
 def test_the_planned_number_is_in_flight() -> None:
     store = Recorder()
-    measurement = run(Plan(in_flight=7, seconds=0.2), store)
+    measurement = run(Plan(in_flight=7, seconds=0.5), store)
     assert store.under_way_max == 7
     assert store.under_way == 0
     assert measurement.errors == 0
     assert 0 < measurement.operations < len(store.writes)
-    assert measurement.per_second == measurement.operations / 0.2
+    assert measurement.per_second == measurement.operations / 0.5
 
 
 def test_values_have_their_size_and_differ() -> None:
     store = Recorder()
-    run(Plan(in_flight=2, value_bytes=100, seconds=0.1), store)
+    run(Plan(in_flight=2, value_bytes=100, seconds=0.5), store)
     assert {len(value) for value in store.writes} == {100}
     assert len(set(store.writes)) == len(store.writes)
     for size in (0, 3):
         store = Recorder()
-        run(Plan(in_flight=1, value_bytes=size, seconds=0.02), store)
+        run(Plan(in_flight=1, value_bytes=size, seconds=0.1), store)
         assert {len(value) for value in store.writes} == {size}
 
 
@@ -80,13 +80,13 @@ def test_values_have_their_size_and_differ() -> None:
 )
 def test_a_workload_does_what_it_is_called(workload: Workload, writes: bool, reads: bool) -> None:
     store = Recorder()
-    run(Plan(workload, in_flight=4, seconds=0.1), store)
+    run(Plan(workload, in_flight=4, seconds=0.5), store)
     assert (bool(store.writes), store.reads > 0) == (writes, reads)
 
 
 def test_the_load_is_spread_over_the_clients() -> None:
     stores = [Recorder() for _ in range(3)]
-    plan = Plan(in_flight=6, clients=3, seconds=0.1)
+    plan = Plan(in_flight=6, clients=3, seconds=0.5)
     operations = [operations_of(store, plan, seed) for seed, store in enumerate(stores)]
     asyncio.run(run_load(plan, operations, Refused))
     assert [store.under_way_max for store in stores] == [2, 2, 2]
@@ -107,7 +107,7 @@ def test_an_expected_failure_is_counted_and_another_ends_the_load() -> None:
     async def crash(key: int) -> None:
         raise KeyError(key)
 
-    plan = Plan(in_flight=3, seconds=0.2)
+    plan = Plan(in_flight=3, seconds=0.5)
     measurement = asyncio.run(run_load(plan, [refuse], Refused))
     assert measurement.operations == 0
     assert measurement.errors > 0

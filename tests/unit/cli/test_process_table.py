@@ -22,7 +22,7 @@ def sleeper() -> Iterator[int]:
 
 
 def wait_for(record: ProcessRecord, state: ProcessState) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while record.state() is not state:
         assert time.monotonic() < deadline, f"still {record.state()}"
         time.sleep(0.01)

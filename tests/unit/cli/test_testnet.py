@@ -180,6 +180,6 @@ def test_a_port_in_use_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_default_256_clients_are_made_at_once(tmp_path: Path) -> None:
     begin = time.process_time()
     layout = create_testnet(tmp_path / "net", replicas=4)
-    assert time.process_time() - begin < 2
+    assert time.process_time() - begin < 10
     assert len(list(layout.clients_directory.glob("*.key"))) == 256
     assert len(list(layout.clients_directory.glob("*.pem"))) == 256

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from pbft.codec import (
     decode_client_frame,
@@ -35,6 +36,7 @@ from pbft.messages import (
     Submit,
 )
 from pbft.service.kv.store import KeyValueStore
+from pbft.transport.grpc_options import CLIENT_SERVER_OPTIONS
 from pbft_client.client import Client
 from pbft_client.cluster_file import ClusterFile, ReplicaAddresses, dump_cluster_file
 from pbft_client.engine import ClientSettings
@@ -53,11 +55,11 @@ def in_loop(test: Scenario) -> Callable[..., None]:
     def run(*arguments: object, **fixtures: object) -> None:
         async def checked() -> None:
             before = asyncio.all_tasks()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 await test(*arguments, **fixtures)
             # gRPC's server ends the tasks of cancelled calls a little later.
             if leftovers := asyncio.all_tasks() - before:
-                await asyncio.wait(leftovers, timeout=2)
+                await asyncio.wait(leftovers, timeout=20)
             assert not asyncio.all_tasks() - before
 
         asyncio.run(checked())
@@ -67,9 +69,23 @@ def in_loop(test: Scenario) -> Callable[..., None]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for what happens in the same event loop."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 (what is waited for does not know of the test)
             await asyncio.sleep(0.002)
+
+
+def answered(client: Client) -> int:
+    """How many replicas have answered the calls under way, at most."""
+    calls = [call for slot in client._engine._deadlines._slots.values() for call in slot]
+    answers = [call.owner.answers(call) for call in calls if call.owner is not None]
+    return max((len(it.answered) for it in answers), default=0)
+
+
+def let_time_run_out(client: Client) -> None:
+    """Every call under way ends as if its time were up, so that no test need guess how long the
+    rest of it takes."""
+    with patch("pbft_client.engine.time.monotonic_ns", lambda: 2**62):
+        client._engine._on_timer()
 
 
 @dataclass
@@ -130,9 +146,9 @@ class FakeReplica:
         self._server: aio.Server | None = None
 
     async def start(self, port: int = 0) -> None:
-        server = aio.server(
-            options=[("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)]
-        )
+        # A real replica's: else gRPC ends a stream that is pinged while nothing is said on it.
+        options = {**dict(CLIENT_SERVER_OPTIONS), "grpc.max_send_message_length": -1}
+        server = aio.server(options=list(options.items()))
         handler: Any = grpc.stream_stream_rpc_method_handler(self._connect)
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("pbft.wire.Gateway", {"Connect": handler}),)
@@ -238,6 +254,7 @@ class FakeCluster:
         self.replicas = [FakeReplica(self, index) for index in range(len(genesis.replicas))]
         self.directory = directory
         self.file = directory / "cluster.toml"
+        self.clients: list[Client] = []
 
     async def __aenter__(self) -> "FakeCluster":
         for replica in self.replicas:
@@ -257,13 +274,27 @@ class FakeCluster:
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(*(replica.stop() for replica in self.replicas))
 
-    async def connect(self, within_seconds: float = 5.0, **settings: object) -> Client:
+    async def connect(self, within_seconds: float = 30.0, **settings: object) -> Client:
         chosen = replace(ClientSettings(close_seconds=0.2), **settings)  # type: ignore[arg-type]
-        return await Client.connect(self.file, timeout=within_seconds, settings=chosen)
+        client = await Client.connect(self.file, timeout=within_seconds, settings=chosen)
+        self.clients.append(client)
+        return client
 
     async def streams(self, count: int) -> None:
-        """Waits until so many replicas have a stream of the client."""
-        await until(lambda: sum(bool(replica.streams) for replica in self.replicas) == count)
+        """Waits until so many replicas have a stream of the client, and the client knows it.
+
+        A client sends what is under way through every stream that is new to it, so a test that
+        minds who is asked must not begin while a stream is open at the replica's end only.
+        """
+        await until(lambda: self._open_streams() == {count})
+
+    def _open_streams(self) -> set[int]:
+        """How many streams are open, as each end counts them."""
+        known = {sum(bool(replica.streams) for replica in self.replicas)}
+        for client in self.clients:
+            if not client._engine._stopped:
+                known.add(sum(link.is_up for link in client._engine._links))
+        return known
 
     def submit(self, by: FakeReplica, submit: Submit) -> None:
         """Any replica that is sent a request passes it on; all answer the client."""

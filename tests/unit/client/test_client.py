@@ -23,7 +23,7 @@ from pbft_client.errors import (
     may_take_effect,
 )
 from pbft_client.results import KeyValue
-from tests.unit.client.fake_cluster import FakeCluster, in_loop
+from tests.unit.client.fake_cluster import FakeCluster, answered, in_loop, let_time_run_out, until
 from tests.unit.client.world import forgotten
 
 
@@ -68,6 +68,7 @@ async def test_calls_made_together_travel_together_and_cost_two_signature_checks
     tmp_path: Path,
 ) -> None:
     async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        await cluster.streams(4)
         puts = await asyncio.gather(*(client.put(b"k%d" % i, b"v") for i in range(50)))
         assert [put.execution.index for put in puts] == list(range(50))
         assert {put.execution.number for put in puts} == {1}
@@ -122,8 +123,13 @@ async def test_a_call_not_answered_in_time_is_unknown_and_says_who_is_missing(
             await cluster.streams(3)
             for replica in (0, 3):
                 cluster.replicas[replica].is_silent = True
+            # Until the first attempt at replica 2 has ended, the error has nothing to tell of it.
+            await until(lambda: client._engine._links[2].attempts > 0)
+            put = asyncio.ensure_future(client.put(b"k", b"v"))
+            await until(lambda: answered(client) == 1)
+            let_time_run_out(client)
             with pytest.raises(OutcomeUnknown) as caught:
-                await client.put(b"k", b"v", timeout=0.5)
+                await put
             assert may_take_effect(caught.value)
             assert str(caught.value) == (
                 "no answer in time; the operation may have taken effect (1 of 4 answered, "
@@ -138,8 +144,11 @@ async def test_replicas_that_contradict_each_other_are_named_in_the_count(tmp_pa
         await cluster.streams(4)
         for index, replica in enumerate(cluster.replicas):
             replica.rewrite_reply = functools.partial(forgotten_at, sequence=index)
+        put = asyncio.ensure_future(client.put(b"k", b"v"))
+        await until(lambda: answered(client) == 4)
+        let_time_run_out(client)
         with pytest.raises(OutcomeUnknown, match="4 of 4 answered, 2 matching needed, 1 matched"):
-            await client.put(b"k", b"v", timeout=0.5)
+            await put
 
 
 def forgotten_at(answer: Reply, sequence: int) -> Reply:
@@ -154,9 +163,18 @@ async def test_a_read_that_is_not_answered_had_no_effect(tmp_path: Path) -> None
         for replica in cluster.replicas[:3]:
             replica.is_silent = True
         for consistency in ("linearizable", "ordered", "stale"):
+            get = asyncio.ensure_future(client.get(b"k", consistency=consistency))
+            await until(functools.partial(is_answered, client, consistency))
+            let_time_run_out(client)
             with pytest.raises(TooFewAnswers, match="1 of 4 answered") as caught:
-                await client.get(b"k", consistency=consistency, timeout=0.7)
+                await get
             assert not may_take_effect(caught.value)
+
+
+def is_answered(client: Client, consistency: str) -> bool:
+    """Whether a replica answered: of a linearizable read, when it has become an ordered one."""
+    is_ordered = client._engine.session.under_way > 0
+    return answered(client) == 1 and is_ordered is (consistency != "stale")
 
 
 @in_loop
@@ -175,11 +193,12 @@ async def test_a_call_that_never_left_had_no_effect(tmp_path: Path) -> None:
 @in_loop
 async def test_cancelling_says_whether_the_operation_may_take_effect(tmp_path: Path) -> None:
     async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        await cluster.streams(4)
         for replica in cluster.replicas:
             replica.is_silent = True
         sent = asyncio.ensure_future(client.put(b"k", b"v"))
         read = asyncio.ensure_future(client.get(b"k"))
-        await asyncio.sleep(0.05)
+        await until(lambda: all(it.submits and it.reads for it in cluster.replicas))
         unsent = asyncio.ensure_future(client.put(b"k", b"w"))
         await asyncio.sleep(0)
         ended = []
@@ -298,8 +317,8 @@ async def test_closing_does_not_wait_long_for_silent_replicas(tmp_path: Path) ->
         for replica in cluster.replicas:
             replica.is_silent = True
         put = asyncio.ensure_future(client.put(b"k", b"w"))
-        await asyncio.sleep(0.05)
-        async with asyncio.timeout(2):
+        await until(lambda: client._engine.session.under_way > 0)
+        async with asyncio.timeout(8):  # The put itself would have been given up after 10 s.
             await client.close()
         with pytest.raises(OutcomeUnknown, match="client was closed"):
             await put
@@ -310,7 +329,7 @@ async def test_connecting_fails_with_the_reason_of_each_replica(tmp_path: Path) 
     async with FakeCluster(tmp_path) as cluster:
         await asyncio.gather(*(replica.stop() for replica in cluster.replicas[:3]))
         with pytest.raises(TooFewAnswers) as caught:
-            await cluster.connect(within_seconds=0.3)
+            await cluster.connect(within_seconds=2.0)
         assert str(caught.value) == (
             "cannot connect to the cluster (1 of 4 answered, 2 matching needed, "
             "replica 0 refused the connection, replica 1 refused the connection, "

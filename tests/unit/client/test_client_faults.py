@@ -14,10 +14,21 @@ from pbft.messages import GatewayChallenge, Outcome, ReadReply, Refusal, Reply, 
 from pbft_client.errors import ClientError, OutcomeUnknown, TooFewAnswers, may_take_effect
 from pbft_client.reads import ReadSettings
 from pbft_client.session import SessionSettings
-from tests.unit.client.fake_cluster import FakeCluster, in_loop, until
+from tests.unit.client.fake_cluster import (
+    FakeCluster,
+    answered,
+    in_loop,
+    let_time_run_out,
+    until,
+)
 from tests.unit.client.world import digest_only
 
 FAST_RESEND = SessionSettings(retransmission_first_us=50_000)
+HOUR_US = 3_600_000_000
+NO_RESEND = SessionSettings(
+    retransmission_first_us=HOUR_US, retransmission_cap_us=HOUR_US, full_results_wait_us=HOUR_US
+)
+"""However slow the machine, nothing is sent again only because time has passed."""
 
 
 def lie(answer: Reply) -> Reply:
@@ -47,8 +58,11 @@ async def test_y2_a_replica_cannot_answer_as_another(tmp_path: Path) -> None:
         for replica in cluster.replicas[:2]:
             replica.is_silent = True
         cluster.replicas[3].signs_as = 2
-        with pytest.raises(OutcomeUnknown, match="2 matching needed"):
-            await client.put(b"k", b"v", timeout=0.3)
+        put = asyncio.ensure_future(client.put(b"k", b"v"))
+        await until(lambda: client._engine._links[3].attempts > 0 and answered(client) == 1)
+        let_time_run_out(client)
+        with pytest.raises(OutcomeUnknown, match="1 of 4 answered, 2 matching needed"):
+            await put
         cluster.replicas[1].is_silent = False
         assert (await client.put(b"k", b"w")).revision == 3
 
@@ -73,10 +87,15 @@ async def test_y6_a_silent_primary_is_got_round_by_sending_to_all(tmp_path: Path
             await cluster.streams(4)
             await client.put(b"k", b"v")
             assert client._engine.session.hints.primary == 0
-            before = len(cluster.replicas[3].submits)
             cluster.replicas[0].is_silent = True
             assert (await client.put(b"k", b"w")).revision == 3
-            assert len(cluster.replicas[3].submits) == before + 1
+            request = cluster.replicas[0].submits[-1].request
+            for replica, full_results in ((0, False), (3, True)):
+                submits = cluster.replicas[replica].submits
+                ways = [it.full_results for it in submits if it.request == request]
+                # A request is first sent with False, and with True when time has passed.
+                assert ways[0] is full_results
+                assert all(ways[1:])
 
 
 @in_loop
@@ -87,7 +106,7 @@ async def test_y6_retransmissions_execute_once(tmp_path: Path) -> None:
             for replica in cluster.replicas:
                 replica.is_silent = True
             put = asyncio.ensure_future(client.put(b"k", b"v"))
-            await asyncio.sleep(0.2)
+            await until(lambda: all(len(replica.submits) > 1 for replica in cluster.replicas))
             for replica in cluster.replicas:
                 replica.is_silent = False
             assert (await put).revision == 2
@@ -118,12 +137,13 @@ def test_y7_garbage_ends_only_the_stream_it_came_through(tmp_path: Path, garbage
     async def scenario() -> None:
         async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
             await cluster.streams(4)
-            cluster.replicas[3].send_frame(garbage)
-            assert (await client.put(b"k", b"v")).revision == 2
             link = client._engine._links[3]
+            cluster.replicas[3].send_frame(garbage)
+            put = asyncio.ensure_future(client.put(b"k", b"v"))
             await until(lambda: link.attempts > 0)
             assert link.trouble is not None
             assert "stream" in link.trouble or "honest" in link.trouble
+            assert (await put).revision == 2
             assert (await client.get(b"k")) is not None
             # It is dialled again, and its answers count again.
             await cluster.streams(4)
@@ -170,7 +190,7 @@ async def test_y7_answers_for_another_client_or_of_another_kind_end_the_stream(
 async def test_y7_a_replica_that_never_greets_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pbft_client.link.HANDSHAKE_SECONDS", 0.1)
+    monkeypatch.setattr("pbft_client.link.HANDSHAKE_SECONDS", 1.0)
     async with FakeCluster(tmp_path) as cluster:
         cluster.replicas[2].greets = False
         async with await cluster.connect() as client:
@@ -232,16 +252,21 @@ async def test_streams_come_back_after_replicas_restart(tmp_path: Path) -> None:
 
 @in_loop
 async def test_a_broken_stream_to_the_primary_sends_to_all_at_once(tmp_path: Path) -> None:
-    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+    async with (
+        FakeCluster(tmp_path) as cluster,
+        await cluster.connect(session=NO_RESEND) as client,
+    ):
         await cluster.streams(4)
         await client.put(b"k", b"v")
-        cluster.replicas[0].is_silent = True
+        await until(lambda: all(replica.submits for replica in cluster.replicas))
+        primary, others = cluster.replicas[0], cluster.replicas[1:]
+        primary.is_silent = True
         put = asyncio.ensure_future(client.put(b"k", b"w"))
-        await asyncio.sleep(0.05)
+        await until(lambda: len(primary.submits) == 2)
+        assert [len(replica.submits) for replica in others] == [1, 1, 1]
         assert not put.done()
-        await cluster.replicas[0].stop()
-        async with asyncio.timeout(0.35):  # Before the first retransmission.
-            assert (await put).revision == 3
+        await primary.stop()
+        assert (await put).revision == 3
 
 
 @in_loop
@@ -282,7 +307,7 @@ async def test_f_wrong_read_answers_are_not_believed(tmp_path: Path) -> None:
 @in_loop
 async def test_a_read_with_a_silent_replica_still_takes_one_round(tmp_path: Path) -> None:
     async with FakeCluster(tmp_path) as cluster:
-        slow = ReadSettings(linearizable_wait_us=60_000)
+        slow = ReadSettings(linearizable_wait_us=1_000_000)
         async with await cluster.connect(reads=slow) as client:
             await cluster.streams(4)
             await client.put(b"k", b"v")
@@ -296,10 +321,13 @@ async def test_refusals_are_told_when_the_call_fails(tmp_path: Path) -> None:
     async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
         for replica in cluster.replicas:
             replica.is_silent = True
-        put = asyncio.ensure_future(client.put(b"k", b"v", timeout=0.3))
-        await asyncio.sleep(0.1)
-        session = client._engine.session.session
-        cluster.replicas[1].send(Refusal(session, 1, "queue_full"))
+        put = asyncio.ensure_future(client.put(b"k", b"v"))
+        session = client._engine.session
+        await until(lambda: bool(cluster.replicas[1].submits))
+        cluster.replicas[1].send(Refusal(session.session, 1, "queue_full"))
+        submission = session._under_way[session.session, 1]
+        await until(lambda: bool(submission.refusals))
+        let_time_run_out(client)
         with pytest.raises(OutcomeUnknown, match="replica 1 refused the request: queue_full"):
             await put
 

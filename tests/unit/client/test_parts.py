@@ -215,7 +215,7 @@ def test_names_are_imported_when_they_are_used() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         pbft_client.nothing  # noqa: B018
     check = "import sys, pbft_client; pbft_client.ClientError; sys.exit('grpc' in sys.modules)"
-    subprocess.run([sys.executable, "-c", check], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
 
 
 def test_grpc_is_set_up_before_it_is_imported_and_the_users_choice_stays() -> None:
@@ -225,4 +225,4 @@ def test_grpc_is_set_up_before_it_is_imported_and_the_users_choice_stays() -> No
         "assert 'event_engine_client' in os.environ['GRPC_EXPERIMENTS'];"
         "assert os.environ['GRPC_ENABLE_FORK_SUPPORT'] == 'mine'"
     )
-    subprocess.run([sys.executable, "-c", check], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=60)

@@ -24,13 +24,13 @@ def cluster(tmp_path: Path) -> Iterator[FakeCluster]:
     fake = FakeCluster(tmp_path)
 
     def run(coroutine: object) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, loop).result(10)  # type: ignore[arg-type]
+        asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)  # type: ignore[arg-type]
 
     run(fake.__aenter__())
     yield fake
     run(fake.__aexit__())
     loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    thread.join(60)
     loop.close()
 
 

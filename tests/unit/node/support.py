@@ -69,7 +69,7 @@ class SlowLog:
     def write(self, effects: Sequence[Persist | Truncate]) -> None:
         self.threads.add(threading.get_ident())
         self.transactions.append(sequences(effects))
-        assert self._may_end.acquire(timeout=10)
+        assert self._may_end.acquire(timeout=60)
         if self.failure is not None:
             raise self.failure
 
@@ -139,7 +139,7 @@ def bench() -> Bench:
     return Bench(log, seen, failures, worker, outbox, syncs)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Waits for something that must come soon; fails the test if it does not."""
     end = time.monotonic() + seconds
     while not condition():

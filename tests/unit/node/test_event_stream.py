@@ -103,7 +103,7 @@ def test_the_admin_listener_serves_the_stream() -> None:
 
 def _get(port: int, path: str) -> tuple[int, list[int]]:
     """Status code, and the numbers of the entries."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -63,7 +63,7 @@ def listening(board: FaultBoard) -> Iterator[Callable[..., tuple[int, dict[str, 
         def post(
             document: object, path: str = "/faults", kind: str = "application/json"
         ) -> tuple[int, dict[str, Any]]:
-            connection = http.client.HTTPConnection("127.0.0.1", listener.port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", listener.port, timeout=60)
             try:
                 method = "GET" if document is None else "POST"
                 body = None if document is None else json.dumps(document)

@@ -39,10 +39,10 @@ def test_a_flood_waits_at_its_origin_and_others_do_not() -> None:
         flood = asyncio.create_task(inbox.put_peer_items(1, [bytes(PEER_SOURCE_BYTES // 2)] * 2))
         await breathe()
         assert not flood.done(), "the stream of a peer with a full queue is not read on"
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(60):
             await inbox.put_peer_items(2, [b"x"])
         assert inbox.peers.take() is not None
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(60):
             await flood
         assert taken_peers(inbox, 1) == [(2, b"x")]
 
@@ -66,7 +66,7 @@ def test_clients_are_bounded_each_and_together() -> None:
         assert tasks[0].done()
         while inbox.clients.take() is not None:
             pass
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(60):
             await asyncio.gather(alone, *tasks)
 
     asyncio.run(scenario())
@@ -103,14 +103,14 @@ def test_wait_ends_with_an_event_a_wake_or_the_deadline() -> None:
             await breathe()
             assert not waiting.done()
             cause()
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(60):
                 await waiting
             assert inbox.take_own() in (None, LinkChanged(1, up=True))
             inbox.peers.take()
             inbox.clients.take()
         began = time.monotonic()
         await inbox.wait(0.05)
-        assert 0.03 < time.monotonic() - began < 1
+        assert 0.03 < time.monotonic() - began < 60
         await inbox.wait(-1)
 
     asyncio.run(scenario())

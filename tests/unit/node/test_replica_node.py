@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,13 +104,13 @@ class Running:
 
     async def stop(self) -> None:
         self.node.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self.task
 
     async def status(self) -> dict[str, Any]:
         address = self.configuration.admin_address
         body = await asyncio.to_thread(
-            lambda: urllib.request.urlopen(f"http://{address}/status", timeout=5).read()
+            lambda: urllib.request.urlopen(f"http://{address}/status", timeout=60).read()
         )
         return dict(json.loads(body))
 
@@ -125,12 +125,21 @@ async def running(chosen: Sequence[NodeConfiguration]) -> AsyncIterator[list[Run
         task = asyncio.create_task(node.run(), name=f"replica {configuration.replica}")
         nodes.append(Running(configuration, node, task, log))
     try:
-        await until(lambda: all(is_connected(it, len(nodes) - 1) for it in nodes), seconds=15)
+        await until(lambda: all(is_connected(it, len(nodes) - 1) for it in nodes), seconds=60)
         yield nodes
     finally:
         for it in nodes:
             it.node.stop()
         await asyncio.gather(*(it.task for it in nodes), return_exceptions=True)
+
+
+async def status_when(it: Running, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """Its status as soon as it is like that."""
+    for _ in range(1_200):
+        if condition(status := await it.status()):
+            return status
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"still {status}")
 
 
 def is_connected(it: Running, peers: int) -> bool:
@@ -158,7 +167,7 @@ async def ask(call: Any, frame: bytes) -> Replies:
 
     insisting = asyncio.create_task(insist())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 item = decode_gateway_item(decode_gateway_frame(await call.read())[0])
                 if isinstance(item, Signed):
@@ -180,8 +189,8 @@ def test_four_replicas_serve_and_remember(tmp_path: Path) -> None:
                 await client_hello(call, ALICE)
                 answered = await ask(call, put(1, b"one"))
                 assert [it.outcome for it in answered.replies] == [Outcome.EXECUTED]
-            await asyncio.sleep(0.3)
-            statuses = [await it.status() for it in nodes]
+            # The client had its answer from one; the others execute a little later.
+            statuses = [await status_when(it, lambda status: status["executed"]) for it in nodes]
             assert [status["executed"] for status in statuses] == [1] * 4
             assert [status["role"] for status in statuses] == ["primary"] + ["backup"] * 3
             assert statuses[1]["peers_connected"] == [0, 2, 3]
@@ -241,8 +250,9 @@ def test_peer_that_floods_with_bad_items_is_thrown_out(tmp_path: Path) -> None:
                 await peer_hello(peer, replica=2)
                 await peer.write(encode_peer_frame([b"\xff"] * 5_000))
                 assert await end_of(peer) is grpc.StatusCode.RESOURCE_EXHAUSTED
-            await asyncio.sleep(0.2)
-            status = await nodes[0].status()
+            status = await status_when(
+                nodes[0], lambda status: sum(status["rejections"].values()) >= 5_000
+            )
             # Most were never looked at; all are accounted for.
             assert 500 <= status["rejections"]["malformed"] < 1_500
             assert sum(status["rejections"].values()) == 5_000
@@ -312,7 +322,7 @@ def test_a_taken_port_ends_the_start_and_leaves_nothing_locked(tmp_path: Path) -
             socket.create_server(("127.0.0.1", chosen[0].client_address.port)),
             pytest.raises(ConfigurationError, match="cannot listen on"),
         ):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await ReplicaNode(chosen[0], EventLog(0, io.StringIO())).run()
         async with running(chosen[:1]) as nodes:
             assert (await nodes[0].status())["replica"] == 0
@@ -324,7 +334,7 @@ def test_stopping_before_running_is_fine(tmp_path: Path) -> None:
     async def scenario() -> None:
         node = ReplicaNode(configurations(tmp_path)[0], EventLog(0, io.StringIO()))
         node.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await node.run()
 
     asyncio.run(scenario())
@@ -363,7 +373,7 @@ def test_a_named_fault_acts_on_a_real_replica(tmp_path: Path) -> None:
             assert (await nodes[3].status())["faults"] == ["silent"]
             address = chosen[3].admin_address
             body = await asyncio.to_thread(
-                lambda: urllib.request.urlopen(f"http://{address}/metrics", timeout=5).read()
+                lambda: urllib.request.urlopen(f"http://{address}/metrics", timeout=60).read()
             )
             # It votes for nobody: nothing was given to its streams.
             assert b'pbft_messages_total{direction="out"' not in body

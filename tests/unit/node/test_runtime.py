@@ -151,7 +151,7 @@ async def run_until(it: Rig, condition: Callable[[], bool]) -> None:
         await until(lambda: condition() or task.done())
     finally:
         it.runtime.stop()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await task
         await it.bench.worker.close()
 

@@ -19,7 +19,7 @@ class Plan:
     gate: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.failure is not None:
             raise self.failure
         self.trace.append(f"run {self.name} in {threading.current_thread().name}")

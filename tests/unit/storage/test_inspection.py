@@ -89,7 +89,7 @@ def test_it_reads_beside_the_replica_and_changes_nothing(data: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=60,
         cwd=ROOT,
     )
     storage.close()
@@ -185,7 +185,7 @@ def test_the_last_pages_lost_are_no_bus_error(data: Path, part: str, pages: int)
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=60,
         cwd=ROOT,
     )
     assert done.returncode != 0

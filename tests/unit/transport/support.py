@@ -86,7 +86,7 @@ class Sink:
         return sum(rejection[1] is reason for rejection in self.rejections)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Waits for something that must come soon; fails the test if it does not."""
     end = time.monotonic() + seconds
     while not condition():
@@ -172,5 +172,5 @@ async def client_hello(
 
 async def end_of(call: grpc.aio.StreamStreamCall) -> grpc.StatusCode:
     """How the other side ended the stream."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await call.code()

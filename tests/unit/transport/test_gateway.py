@@ -262,7 +262,7 @@ def test_health_is_served_and_stopping_says_so() -> None:
                 stub = health_pb2_grpc.HealthStub(channel)
                 answer = await stub.Check(health_pb2.HealthCheckRequest())
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(60):
                 await listener.close()
             ended.code = await end_of(call)
         assert ended.code is grpc.StatusCode.UNAVAILABLE
