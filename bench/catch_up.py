@@ -40,6 +40,7 @@ SMALL_AFTER = 500
 KEYS = 2_000
 CATCH_UP_SECONDS_MAX = 300.0
 POLL_SECONDS = 0.1
+STEP_SECONDS = 0.5
 UNPIN_SECONDS = LocalLimits().transfer_idle_us / 1_000_000 + 5
 KEPT_SHARE_MIN = 0.7
 
@@ -79,6 +80,38 @@ class Load:
         begin, before = time.monotonic(), self.acknowledged
         await during
         return (self.acknowledged - before) / (time.monotonic() - begin)
+
+
+class Timeline:
+    """What the victim and the others do while it catches up, in steps of half a second."""
+
+    def __init__(self, scene: "Scene", load: Load) -> None:
+        self._scene = scene
+        self._load = load
+
+    async def watch(self) -> None:
+        """Prints until it is cancelled: puts a second, what the victim is at, CPU of each."""
+        begin = then = time.monotonic()
+        acknowledged, spent = self._load.acknowledged, self._spent()
+        while True:
+            await asyncio.sleep(STEP_SECONDS)
+            now, used = time.monotonic(), self._spent()
+            victim = (await self._scene.observer.statuses())[VICTIM]
+            shares = [max(0.0, b - a) / (now - then) for a, b in zip(spent, used, strict=True)]
+            puts = (self._load.acknowledged - acknowledged) / (now - then)
+            cpu = " ".join(f"{share:4.0%}" for share in shares)
+            print(
+                f"  {now - begin:5.1f} s {puts:6.0f} puts/s  CPU {cpu}  "
+                f"replica {VICTIM}: {victim.mode or 'down'} {victim.executed}",
+                flush=True,
+            )
+            then, acknowledged, spent = now, self._load.acknowledged, used
+
+    def _spent(self) -> list[float]:
+        cluster = self._scene.cluster
+        records = (cluster.record(replica) for replica in cluster.replicas)
+        seconds = [0.0 if record is None else record.cpu_seconds() for record in records]
+        return [*seconds, time.process_time()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +195,10 @@ async def measure(cluster: LocalCluster, options: argparse.Namespace) -> None:
         keys = [layout.client_key_file(BENCH_CLIENTS_START)]
         (client,) = await connect_all(stack, layout.cluster_file, keys)
         scene = Scene(cluster, client)
+        if options.only_load:
+            await scene.write_large(0, options.megabytes)
+            await under_load(scene, options)
+            return
         await scene.stop_victim()
         await scene.write_large(0, options.megabytes)
         told = await scene.catch_up()
@@ -209,13 +246,17 @@ async def under_load(scene: Scene, options: argparse.Namespace) -> None:
             await asyncio.sleep(POLL_SECONDS)
         missed = await scene.executed() - missed_from
         begin = time.monotonic()
+        watching = asyncio.create_task(Timeline(scene, load).watch())
         catching_up = asyncio.create_task(scene.catch_up())
         meanwhile = await load.per_second(catching_up)
         seconds = time.monotonic() - begin
+        with_all = await load.per_second(asyncio.sleep(options.seconds))
+        watching.cancel()
         told = await catching_up
     share = meanwhile / alone
     print(f"{missed} batches missed, caught up in {seconds:.1f} s under load: {describe(told)}")
     print(f"the others: {alone:.0f} puts/s before, {meanwhile:.0f} meanwhile: {share:.0%}")
+    print(f"with all four: {with_all:.0f} puts/s: {with_all / alone:.0%}")
     assert share >= KEPT_SHARE_MIN, f"only {share:.0%} of the throughput is kept"
 
 
@@ -255,6 +296,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=20_000)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0, help="of throughput alone")
+    parser.add_argument("--only-load", action="store_true")
     options = parser.parse_args()
     in_cluster(lambda cluster: measure(cluster, options))
 

@@ -79,7 +79,8 @@ class PeerDialler:
 
     def send(self, item: bytes) -> None:
         """Queues an encoded PeerItem; the oldest go if there is no room (QUEUE_FULL)."""
-        for _ in range(self._queue.push(item)):
+        limit_bytes = self._limits.queue_bytes if self._up else self._limits.unreachable_bytes
+        for _ in range(self._queue.push(item, limit_bytes)):
             self._sink.on_rejection("outgoing", Reason.QUEUE_FULL, self.peer)
 
     def nudge(self) -> None:

@@ -31,10 +31,12 @@ class SendQueue:
         self._append(item)
         return True
 
-    def push(self, item: bytes) -> int:
-        """Appends the item; returns how many of the oldest had to be dropped for it."""
+    def push(self, item: bytes, limit_bytes: int | None = None) -> int:
+        """Appends the item; returns how many of the oldest had to be dropped for it, within the
+        queue's limit or a lower one."""
+        limit = self._limit_bytes if limit_bytes is None else min(limit_bytes, self._limit_bytes)
         dropped = 0
-        while self._items and self._bytes + len(item) > self._limit_bytes:
+        while self._items and self._bytes + len(item) > limit:
             self._bytes -= len(self._items.popleft())
             dropped += 1
         self._append(item)
