@@ -174,6 +174,7 @@ class Replica:
             suspicion.next_deadline_us(core),
             core.view_change.deadline_us if core.is_trusted else None,
             state_transfer.next_deadline_us(core),
+            state_transfer.next_chunk_due_us(core),
             amnesia.next_deadline_us(core),
         ]
         if core.held:
@@ -301,6 +302,7 @@ class Replica:
         normal_case.recheck_held(core)
         suspicion.relay_pending(core)
         state_transfer.release_idle(core)
+        state_transfer.serve_chunks(core)
         amnesia.advance(core)
         checkpoint.vote(core)
 

@@ -24,6 +24,7 @@ from pbft.messages import (
     ReadRequest,
     Reply,
     Signed,
+    StateRequest,
     Status,
     ViewChange,
     Vote,
@@ -278,6 +279,11 @@ class Core:
     tail_bytes: int = 0
     snapshots: dict[ReplicaId, tuple[Snapshot, Micros]] = field(default_factory=dict)
     """Pinned for a peer's transfer, with the time of its last request; at most one per peer."""
+
+    chunks_asked: dict[ReplicaId, StateRequest] = field(default_factory=dict)
+    """Requests for records that wait until those served before are paid for; one per peer."""
+    chunks_due_us: Micros = 0
+    """When they are."""
 
     peers: dict[ReplicaId, Status] = field(default_factory=dict)
     """The last status of each peer: advice."""

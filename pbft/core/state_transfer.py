@@ -28,6 +28,8 @@ FLOOR_RATE = 512 * KIB
 """Bytes per second that a source must deliver on the whole."""
 RETRY_US = 1_000_000
 """A source that delivered nothing for so long is passed over; leaves are asked for again."""
+CHUNK_COST_BYTES = 256 * KIB
+"""What a chunk is taken to weigh at least: finding that there is little to send takes time too."""
 PATIENCE_US = 200_000
 """How long a replica that is behind h waits for batches to be pushed before it asks for state."""
 
@@ -333,12 +335,32 @@ def on_state_request(core: Core, sender: ReplicaId, request: StateRequest) -> No
         return
     core.chunk_pace.count(sender, now_us, core.settings.limits.chunk_interval_us)
     core.snapshots[sender] = (pinned[0], now_us)
-    chunk = pinned[0].chunk(request.buckets, request.cursor)
-    core.emit(Send(sender, replace(chunk, number=request.number)))
+    core.chunks_asked[sender] = request
+    serve_chunks(core)
+
+
+def serve_chunks(core: Core) -> None:
+    """Sends records for which it is time, to whoever has waited longest first."""
+    limits = core.settings.limits
+    while core.chunks_asked and core.now.monotonic_us >= core.chunks_due_us:
+        peer = next(iter(core.chunks_asked))
+        request = core.chunks_asked.pop(peer)
+        chunk = core.snapshots[peer][0].chunk(request.buckets, request.cursor)
+        size = sum(len(record.key) + len(record.value) for record in chunk.records)
+        is_busy = core.pool.count > 0 or core.log.get(core.executed + 1) is not None
+        rate = limits.chunk_bytes_per_second_busy if is_busy else limits.chunk_bytes_per_second
+        core.chunks_due_us = core.now.monotonic_us + max(size, CHUNK_COST_BYTES) * SECOND // rate
+        core.emit(Send(peer, replace(chunk, number=request.number)))
+
+
+def next_chunk_due_us(core: Core) -> Micros | None:
+    """When somebody's records may be sent."""
+    return core.chunks_due_us if core.chunks_asked else None
 
 
 def release(core: Core, peer: ReplicaId) -> None:
     """Unpins what this peer was fetching."""
+    core.chunks_asked.pop(peer, None)
     pinned = core.snapshots.pop(peer, None)
     if pinned is not None:
         pinned[0].release()

@@ -7,7 +7,7 @@ import pytest
 
 from pbft.core.effects import EventName, Install, Merge
 from pbft.errors import Reason
-from pbft.limits import LocalLimits
+from pbft.limits import KIB, LocalLimits
 from pbft.messages import (
     Commit,
     Prepare,
@@ -413,6 +413,29 @@ def test_a_flood_of_requests_is_limited_per_peer() -> None:
     assert len(solo.node.sent(StateLeaves)) <= 11
 
 
+def test_chunks_are_served_at_a_bounded_rate_to_all_together() -> None:
+    """Whoever asked first is served first; one request of each waits, the newest."""
+    limits = LocalLimits(chunk_bytes_per_second=256 * KIB, chunk_bytes_per_second_busy=64 * KIB)
+    solo = Solo(4, limits=limits)
+    solo.decide_to(INTERVAL)
+    solo.stabilise(INTERVAL)
+    for peer in (2, 3):
+        solo.node.receive(peer, StateRequest(INTERVAL, 0))
+    for peer, number in ((2, 1), (3, 2), (2, 3), (2, 4)):
+        solo.node.receive(peer, StateRequest(INTERVAL, INTERVAL, b"\xff", number=number))
+    assert [chunk.number for chunk in solo.node.sent(StateChunk)] == [1]
+    solo.cluster.advance(SECOND)
+    assert [chunk.number for chunk in solo.node.sent(StateChunk)] == [1, 2]
+    solo.propose(INTERVAL + 1)
+    solo.cluster.advance(SECOND)
+    assert [chunk.number for chunk in solo.node.sent(StateChunk)] == [1, 2, 4]
+    solo.node.receive(2, StateRequest(INTERVAL, INTERVAL, b"\xff", number=5))
+    solo.cluster.advance(3 * SECOND)
+    assert [chunk.number for chunk in solo.node.sent(StateChunk)] == [1, 2, 4], "it is busy"
+    solo.cluster.advance(SECOND)
+    assert [chunk.number for chunk in solo.node.sent(StateChunk)] == [1, 2, 4, 5]
+
+
 def test_bitmaps_and_cursors_of_a_peer_are_harmless() -> None:
     solo = source()
     solo.node.receive(2, StateRequest(INTERVAL, 0))
@@ -420,4 +443,5 @@ def test_bitmaps_and_cursors_of_a_peer_are_harmless() -> None:
     assert solo.rejected(Reason.OVERSIZE) == 1
     for cursor in (b"\xff" * 100, b"\0", b"../../etc/passwd"):
         solo.node.receive(2, StateRequest(INTERVAL, INTERVAL, b"\xff\xff", cursor))
+        solo.cluster.advance(SECOND)
     assert len(solo.node.sent(StateChunk)) == 3
