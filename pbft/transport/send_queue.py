@@ -31,15 +31,25 @@ class SendQueue:
         self._append(item)
         return True
 
-    def push(self, item: bytes, limit_bytes: int | None = None) -> int:
-        """Appends the item; returns how many of the oldest had to be dropped for it, within the
-        queue's limit or a lower one."""
-        limit = self._limit_bytes if limit_bytes is None else min(limit_bytes, self._limit_bytes)
+    def push(self, item: bytes) -> int:
+        """Appends the item; returns how many of the oldest had to be dropped for it."""
         dropped = 0
-        while self._items and self._bytes + len(item) > limit:
+        while self._items and self._bytes + len(item) > self._limit_bytes:
             self._bytes -= len(self._items.popleft())
             dropped += 1
         self._append(item)
+        return dropped
+
+    @property
+    def count(self) -> int:
+        """Items that wait."""
+        return len(self._items)
+
+    def drop_oldest(self, count: int) -> int:
+        """Drops so many of the items that wait longest, or all; returns how many."""
+        dropped = min(count, len(self._items))
+        for _ in range(dropped):
+            self._bytes -= len(self._items.popleft())
         return dropped
 
     def _append(self, item: bytes) -> None:

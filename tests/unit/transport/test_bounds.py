@@ -26,12 +26,14 @@ def test_queue_drops_the_oldest_and_counts_them() -> None:
     asyncio.run(scenario())
 
 
-def test_queue_obeys_a_lower_limit_for_the_time_it_holds() -> None:
+def test_queue_drops_the_oldest_on_demand() -> None:
     queue = SendQueue(limit_bytes=10)
-    assert [queue.push(bytes(4), 100) for _ in range(2)] == [0, 0]
-    assert queue.push(bytes(4), 5) == 2
-    assert queue.push(bytes(4)) == 0
-    assert queue.waiting_bytes == 8
+    for size in (1, 2, 3):
+        queue.push(bytes(size))
+    assert queue.drop_oldest(2) == 2
+    assert (queue.count, queue.waiting_bytes) == (1, 3)
+    assert queue.drop_oldest(2) == 1
+    assert (queue.count, queue.waiting_bytes) == (0, 0)
 
 
 def test_queue_takes_one_item_beyond_its_limit_only_when_empty() -> None:
