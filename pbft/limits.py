@@ -107,6 +107,11 @@ class LocalLimits:
     """Leaves served to one peer: at most once per interval in the long run."""
     chunk_interval_us: int = 500
     """Chunks of a state transfer served to one peer: at most one per interval in the long run."""
+    chunk_bytes_per_second: int = 256 * MIB
+    """Records of state transfers served to all peers together while nothing else is to do ..."""
+    chunk_bytes_per_second_busy: int = 16 * MIB
+    """... and while there are requests to order: reading, sending and verifying a megabyte takes
+    about 16 ms of the processors, which the others lack where replicas share a machine."""
     transfer_idle_us: int = 30_000_000
     """A snapshot pinned for a peer that asks for nothing is released after this."""
     tail_bytes: int = 128 * MIB

@@ -296,12 +296,14 @@ class StableCertificate:
 
 @dataclass(frozen=True, slots=True)
 class StateRequest:
-    """Asks for leaves (`sequence` 0) or for the records of `buckets` (a bitmap) after `cursor`."""
+    """Asks for leaves (`sequence` 0) or for the records of `buckets` (a bitmap) after `cursor`: by
+    a number that the answer repeats."""
 
     at_least: SequenceNumber
     sequence: SequenceNumber
     buckets: bytes = b""
     cursor: bytes = b""
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,11 +336,12 @@ class StateRecord:
 
 @dataclass(frozen=True, slots=True)
 class StateChunk:
-    """Records of the requested buckets; an empty cursor says that was all."""
+    """Records of the buckets asked for by that number; an empty cursor says that was all."""
 
     sequence: SequenceNumber
     records: tuple[StateRecord, ...]
     cursor: bytes
+    number: int = 0
 
 
 PeerItem: TypeAlias = (

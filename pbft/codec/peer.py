@@ -68,7 +68,9 @@ def decode_peer_item(data: bytes) -> PeerItem:
             return _stable_from_wire(wire.stable)
         case "state_request":
             wanted = wire.state_request
-            return StateRequest(wanted.at_least, wanted.sequence, wanted.buckets, wanted.cursor)
+            return StateRequest(
+                wanted.at_least, wanted.sequence, wanted.buckets, wanted.cursor, wanted.number
+            )
         case "state_leaves":
             return _leaves_from_wire(wire.state_leaves)
         case "state_chunk":
@@ -100,6 +102,7 @@ def _to_wire(item: PeerItem) -> peer_pb2.PeerItem:
                 sequence=item.sequence,
                 buckets=item.buckets,
                 cursor=item.cursor,
+                number=item.number,
             )
             return peer_pb2.PeerItem(state_request=wanted)
         case StateLeaves():
@@ -156,6 +159,7 @@ def _chunk_to_wire(item: StateChunk) -> peer_pb2.StateChunk:
             for record in item.records
         ],
         cursor=item.cursor,
+        number=item.number,
     )
 
 
@@ -165,4 +169,4 @@ def _chunk_from_wire(wire: peer_pb2.StateChunk) -> StateChunk:
         if record.domain > _DOMAIN_MAX:
             raise malformed(f"a record of domain {record.domain}")
         records.append(StateRecord(record.domain, record.key, record.version, record.value))
-    return StateChunk(wire.sequence, tuple(records), wire.cursor)
+    return StateChunk(wire.sequence, tuple(records), wire.cursor, wire.number)

@@ -47,6 +47,7 @@ def _check_bounds(core: Core) -> None:
     replicas = core.thresholds.replicas
     assert len(core.log) <= 3 * constants.window + constants.checkpoint_interval
     assert core.tail_bytes <= limits.tail_bytes
+    assert set(core.chunks_asked) <= set(core.snapshots)
     assert core.pool.count <= limits.pending_requests
     assert len(core.held_reads) <= limits.held_reads
     assert len(core.evidence) <= limits.evidence

@@ -48,6 +48,9 @@ from pbft.messages import (
 )
 from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber, View
 
+CHUNK_NUMBER_BYTES = 6
+"""Of the first number of a request for a chunk: leaves room to count in 64 bits for ever."""
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -110,6 +113,7 @@ class Replica:
         self._begin(now)
         assert self._saved is not None, "started twice"
         amnesia.begin(self.core, self._saved, nonce)
+        self.core.chunk_requests = int.from_bytes(nonce[:CHUNK_NUMBER_BYTES])
         self._saved = None
         self.core.status_due_us = now.monotonic_us
         effects = self._finish()
@@ -170,6 +174,7 @@ class Replica:
             suspicion.next_deadline_us(core),
             core.view_change.deadline_us if core.is_trusted else None,
             state_transfer.next_deadline_us(core),
+            state_transfer.next_chunk_due_us(core),
             amnesia.next_deadline_us(core),
         ]
         if core.held:
@@ -297,6 +302,7 @@ class Replica:
         normal_case.recheck_held(core)
         suspicion.relay_pending(core)
         state_transfer.release_idle(core)
+        state_transfer.serve_chunks(core)
         amnesia.advance(core)
         checkpoint.vote(core)
 

@@ -24,6 +24,7 @@ from pbft.messages import (
     ReadRequest,
     Reply,
     Signed,
+    StateRequest,
     Status,
     ViewChange,
     Vote,
@@ -104,6 +105,22 @@ class ViewChangeState:
 
 
 @dataclass(slots=True)
+class Fetch:
+    """What one source was asked for."""
+
+    buckets: int
+    """Bitmap of its share."""
+    due_us: Micros
+    """When the share must be here: a trickle does not hold a transfer up."""
+    cursor: bytes = b""
+    """Where its last chunk ended."""
+    number: int = 0
+    """Of the running request: an answer to an earlier one says nothing about this one."""
+    progress_us: Micros = 0
+    """When it was asked, or last delivered."""
+
+
+@dataclass(slots=True)
 class Transfer:
     """The target side of a state transfer (protocol.md section 9)."""
 
@@ -112,15 +129,14 @@ class Transfer:
     sources: set[ReplicaId] = field(default_factory=set)
     """Peers that hold exactly that checkpoint."""
     demoted: set[ReplicaId] = field(default_factory=set)
-    """Peers that lied or stalled in this transfer; asked again only when no other is left."""
+    """Peers that lied in this transfer; asked again only when no other is left."""
+    stalled: set[ReplicaId] = field(default_factory=set)
+    """Peers that did not deliver in time, which an honest one may do under load: the others come
+    first, and when none of them answers these are asked again."""
     todo: int = 0
     """Bitmap of the buckets that nobody is fetching."""
-    fetching: dict[ReplicaId, tuple[int, bytes]] = field(default_factory=dict)
-    """Per source the bitmap it was asked for and the cursor of the running request."""
-    progress_us: dict[ReplicaId, Micros] = field(default_factory=dict)
-    """Per source when it last delivered."""
-    due_us: dict[ReplicaId, Micros] = field(default_factory=dict)
-    """Per source when its share must be here: a trickle does not hold a transfer up."""
+    fetching: dict[ReplicaId, Fetch] = field(default_factory=dict)
+    """What each busy source was asked for."""
     sizes: tuple[int, ...] = ()
     """Bytes per bucket, by the leaves."""
     asked_us: Micros = 0
@@ -254,12 +270,20 @@ class Core:
     """Since when `executed` has stood at `behind_at` below h; None while it is not below."""
     behind_at: SequenceNumber = 0
     transfer: Transfer | None = None
+    chunk_requests: int = 0
+    """Number of the last request for a chunk. It begins at random: peers may still answer who ran
+    here before."""
     tail: OrderedDict[SequenceNumber, CommittedBatch] = field(default_factory=OrderedDict)
     """Decided batches at or below h - K and above the lowest pinned snapshot, for who fetches
     it."""
     tail_bytes: int = 0
     snapshots: dict[ReplicaId, tuple[Snapshot, Micros]] = field(default_factory=dict)
     """Pinned for a peer's transfer, with the time of its last request; at most one per peer."""
+
+    chunks_asked: dict[ReplicaId, StateRequest] = field(default_factory=dict)
+    """Requests for records that wait until those served before are paid for; one per peer."""
+    chunks_due_us: Micros = 0
+    """When they are."""
 
     peers: dict[ReplicaId, Status] = field(default_factory=dict)
     """The last status of each peer: advice."""

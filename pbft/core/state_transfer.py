@@ -6,11 +6,13 @@ peers that hold exactly that checkpoint; each bucket is verified against its lea
 installation.
 """
 
+from dataclasses import replace
+
 from pbft.core import checkpoint, execution
 from pbft.core.certificates import checkpoint_certificate
 from pbft.core.effects import EventName, Install, Send
 from pbft.core.settings import SECOND
-from pbft.core.state import Core, Transfer
+from pbft.core.state import Core, Fetch, Transfer
 from pbft.errors import Reason
 from pbft.limits import KIB
 from pbft.messages import (
@@ -25,7 +27,9 @@ from pbft.types import Micros, ReplicaId, SequenceNumber
 FLOOR_RATE = 512 * KIB
 """Bytes per second that a source must deliver on the whole."""
 RETRY_US = 1_000_000
-"""A source that delivered nothing for so long is demoted; leaves are asked for again."""
+"""A source that delivered nothing for so long is passed over; leaves are asked for again."""
+CHUNK_COST_BYTES = 256 * KIB
+"""What a chunk is taken to weigh at least: finding that there is little to send takes time too."""
 PATIENCE_US = 200_000
 """How long a replica that is behind h waits for batches to be pushed before it asks for state."""
 
@@ -35,6 +39,17 @@ def is_needed(core: Core) -> bool:
     if core.diverged:
         return True
     return core.executed < core.low_water_mark
+
+
+def least_useful(core: Core) -> SequenceNumber:
+    """The lowest checkpoint that is worth fetching.
+
+    Not h itself: it moves on while the sources are still making their state there durable. What
+    they decided above a snapshot that they pin, they push; so one window below h will do.
+    """
+    if core.diverged:
+        return core.low_water_mark
+    return max(core.executed + 1, core.low_water_mark - core.genesis.constants.window)
 
 
 # Target.
@@ -48,6 +63,8 @@ def advance(core: Core) -> None:
         if core.transfer is not None and not core.transfer.installing:
             core.transfer = None
         return
+    if core.transfer is not None and _is_overtaken(core, core.transfer):
+        core.transfer = None
     if core.transfer is None:
         if core.behind_since_us is None or core.behind_at != core.executed:
             core.behind_since_us, core.behind_at = now_us, core.executed
@@ -58,7 +75,15 @@ def advance(core: Core) -> None:
             _ask_for_leaves(core, core.transfer)
         return
     if not core.transfer.installing:
-        _demote_stalled(core, core.transfer)
+        _replace_stalled(core, core.transfer)
+
+
+def _is_overtaken(core: Core, transfer: Transfer) -> bool:
+    """Whether pushed batches brought the own state past the one under transfer."""
+    certificate = transfer.certificate
+    if certificate is None or transfer.installing or core.diverged:
+        return False
+    return core.executed >= certificate.sequence
 
 
 def next_deadline_us(core: Core) -> Micros | None:
@@ -68,16 +93,21 @@ def next_deadline_us(core: Core) -> Micros | None:
         return core.behind_since_us + PATIENCE_US if waits and core.behind_since_us else None
     if core.transfer.installing:
         return None
-    stalls_us = [at_us + RETRY_US for at_us in core.transfer.progress_us.values()]
-    return min([core.transfer.asked_us + RETRY_US, *stalls_us, *core.transfer.due_us.values()])
+    overdue_us = [_overdue_us(fetch) for fetch in core.transfer.fetching.values()]
+    return min([core.transfer.asked_us + RETRY_US, *overdue_us])
+
+
+def _overdue_us(fetch: Fetch) -> Micros:
+    return min(fetch.progress_us + RETRY_US, fetch.due_us)
 
 
 def _ask_for_leaves(core: Core, transfer: Transfer) -> None:
     """Everybody but the sources: asking those again would unpin what they are serving."""
     transfer.asked_us = core.now.monotonic_us
+    passed_over = transfer.sources | transfer.demoted | transfer.stalled
     for peer in range(core.thresholds.replicas):
-        if peer != core.me and peer not in transfer.sources:
-            core.emit(Send(peer, StateRequest(core.low_water_mark, 0)))
+        if peer != core.me and peer not in passed_over:
+            core.emit(Send(peer, StateRequest(least_useful(core), 0)))
 
 
 def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
@@ -90,9 +120,20 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
     if sender in transfer.demoted:
         core.reject("state_leaves", Reason.BAD_SNAPSHOT, sender)
         return
-    if certificate.sequence < core.low_water_mark:
+    if sender in transfer.stalled:
+        core.reject("state_leaves", Reason.UNWANTED, sender)
+        return
+    if certificate.sequence < least_useful(core):
         core.reject("state_leaves", Reason.SEQUENCE_LOW, sender)
         return
+    known = transfer.certificate
+    if known is not None and known.sequence != certificate.sequence:
+        # It answers the last of several requests, and so pins this checkpoint and no other.
+        _take_back(core, transfer, sender)
+        if transfer.sources:
+            _assign(core, transfer)
+            return
+        transfer = core.transfer = _another_round(transfer)
     if transfer.certificate is None:
         differing = core.state.stage(leaves.leaves, certificate.digest)
         if differing is None:
@@ -102,9 +143,14 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
         transfer.certificate = certificate
         transfer.todo = int.from_bytes(differing, "little")
         transfer.sizes = tuple(leaf.size for leaf in leaves.leaves)
-    if transfer.certificate.sequence == certificate.sequence:
-        transfer.sources.add(sender)
-        _assign(core, transfer)
+    transfer.sources.add(sender)
+    _assign(core, transfer)
+
+
+def _another_round(transfer: Transfer) -> Transfer:
+    """Nobody holds that checkpoint any more: on with whatever is newest, but who lied or stalled
+    is known."""
+    return Transfer(demoted=transfer.demoted, stalled=transfer.stalled, asked_us=transfer.asked_us)
 
 
 def _assign(core: Core, transfer: Transfer) -> None:
@@ -122,9 +168,9 @@ def _assign(core: Core, transfer: Transfer) -> None:
         if not share:
             return
         transfer.todo &= ~share
-        transfer.fetching[peer] = (share, b"")
         size = sum(size for bucket, size in enumerate(transfer.sizes) if share >> bucket & 1)
-        transfer.due_us[peer] = core.now.monotonic_us + RETRY_US + size * SECOND // FLOOR_RATE
+        due_us = core.now.monotonic_us + RETRY_US + size * SECOND // FLOOR_RATE
+        transfer.fetching[peer] = Fetch(share, due_us)
         _ask(core, transfer, peer)
 
 
@@ -141,10 +187,13 @@ def _share(todo: int, among: int) -> int:
 
 def _ask(core: Core, transfer: Transfer, peer: ReplicaId) -> None:
     assert transfer.certificate is not None
-    share, cursor = transfer.fetching[peer]
-    transfer.progress_us[peer] = core.now.monotonic_us
+    fetch = transfer.fetching[peer]
+    core.chunk_requests += 1
+    fetch.number = core.chunk_requests
+    fetch.progress_us = core.now.monotonic_us
     sequence = transfer.certificate.sequence
-    core.emit(Send(peer, StateRequest(sequence, sequence, _bitmap(core, share), cursor)))
+    buckets = _bitmap(core, fetch.buckets)
+    core.emit(Send(peer, StateRequest(sequence, sequence, buckets, fetch.cursor, fetch.number)))
 
 
 def _bitmap(core: Core, buckets: int) -> bytes:
@@ -152,69 +201,79 @@ def _bitmap(core: Core, buckets: int) -> bytes:
 
 
 def on_chunk(core: Core, sender: ReplicaId, chunk: StateChunk) -> None:
-    """Records of the buckets that this source was asked for."""
+    """Records of the buckets that this source was asked for.
+
+    Only the answer to the running request is looked at: one that is late, or that the network
+    doubled, is no lie.
+    """
     transfer = core.transfer
-    if (
-        transfer is None
-        or transfer.certificate is None
-        or sender not in transfer.fetching
-        or chunk.sequence != transfer.certificate.sequence
-    ):
+    fetch = None if transfer is None else transfer.fetching.get(sender)
+    if transfer is None or fetch is None or chunk.number != fetch.number:
         core.reject("state_chunk", Reason.UNWANTED, sender)
         return
-    share, cursor = transfer.fetching[sender]
-    advances = not chunk.cursor or chunk.cursor > cursor
-    if not advances or not core.state.stage_records(chunk.records, _bitmap(core, share)):
-        core.reject("state_chunk", Reason.BAD_SNAPSHOT, sender)
+    advances = not chunk.cursor or chunk.cursor > fetch.cursor
+    share = _bitmap(core, fetch.buckets)
+    if not advances or not core.state.stage_records(chunk.records, share):
         _demote(core, transfer, sender)
         return
     if chunk.cursor:
-        transfer.fetching[sender] = (share, chunk.cursor)
+        fetch.cursor = chunk.cursor
         _ask(core, transfer, sender)
         return
-    wrong = int.from_bytes(core.state.staged(_bitmap(core, share)), "little")
+    wrong = int.from_bytes(core.state.staged(share), "little")
     if wrong:
-        core.reject("state_chunk", Reason.BAD_SNAPSHOT, sender)
-        transfer.fetching[sender] = (wrong, b"")
+        fetch.buckets = wrong
         _demote(core, transfer, sender)
         return
     del transfer.fetching[sender]
-    del transfer.progress_us[sender]
-    del transfer.due_us[sender]
     _assign(core, transfer)
 
 
 def _demote(core: Core, transfer: Transfer, peer: ReplicaId) -> None:
-    """What it was to deliver goes back to the others; without others the transfer starts anew."""
-    share, _ = transfer.fetching.pop(peer, (0, b""))
-    transfer.progress_us.pop(peer, None)
-    transfer.due_us.pop(peer, None)
-    # Verifying what is incomplete drops it from the stage.
-    wrong = core.state.staged(_bitmap(core, share))
-    transfer.todo |= int.from_bytes(wrong, "little")
-    transfer.sources.discard(peer)
+    """It lied: nothing it says counts while there is anybody else."""
+    core.reject("state_chunk", Reason.BAD_SNAPSHOT, peer)
     transfer.demoted.add(peer)
+    _take_back(core, transfer, peer)
     _assign(core, transfer)
 
 
-def _demote_stalled(core: Core, transfer: Transfer) -> None:
+def _take_back(core: Core, transfer: Transfer, peer: ReplicaId) -> None:
+    """It is no source any more: what it was to deliver is for the others."""
+    transfer.sources.discard(peer)
+    fetch = transfer.fetching.pop(peer, None)
+    if fetch is not None:
+        # Verifying what is incomplete drops it from the stage.
+        wrong = core.state.staged(_bitmap(core, fetch.buckets))
+        transfer.todo |= int.from_bytes(wrong, "little")
+
+
+def _replace_stalled(core: Core, transfer: Transfer) -> None:
     now_us = core.now.monotonic_us
-    for peer, progress_us in sorted(transfer.progress_us.items()):
-        if now_us >= progress_us + RETRY_US or now_us >= transfer.due_us[peer]:
-            _demote(core, transfer, peer)
-    if transfer.installing or now_us < transfer.asked_us + RETRY_US:
+    for peer, fetch in sorted(transfer.fetching.items()):
+        if now_us >= _overdue_us(fetch):
+            transfer.stalled.add(peer)
+            _take_back(core, transfer, peer)
+    _assign(core, transfer)
+    if transfer.installing:
         return
-    if not transfer.sources:
-        # Nobody holds that checkpoint any more, or only liars: begin again with whatever is newest.
-        # Liars stay demoted unless nobody else is left.
-        peers = core.thresholds.replicas - 1
-        demoted = transfer.demoted if len(transfer.demoted) < peers else set()
-        core.transfer = Transfer(demoted=demoted)
+    if not transfer.sources and transfer.certificate is not None:
+        core.transfer = _another_round(transfer)
         _ask_for_leaves(core, core.transfer)
-    elif transfer.todo:
-        _ask_for_leaves(core, transfer)
-    else:
+    elif now_us < transfer.asked_us + RETRY_US:
+        return
+    elif transfer.sources and not transfer.todo:
         transfer.asked_us = now_us
+    else:
+        if not transfer.sources:
+            _forgive(core, transfer)
+        _ask_for_leaves(core, transfer)
+
+
+def _forgive(core: Core, transfer: Transfer) -> None:
+    """The others do not answer, so whoever stalled is asked again; liars only when all lied."""
+    transfer.stalled.clear()
+    if len(transfer.demoted) == core.thresholds.replicas - 1:
+        transfer.demoted.clear()
 
 
 def installed(core: Core, sequence: SequenceNumber) -> None:
@@ -276,11 +335,32 @@ def on_state_request(core: Core, sender: ReplicaId, request: StateRequest) -> No
         return
     core.chunk_pace.count(sender, now_us, core.settings.limits.chunk_interval_us)
     core.snapshots[sender] = (pinned[0], now_us)
-    core.emit(Send(sender, pinned[0].chunk(request.buckets, request.cursor)))
+    core.chunks_asked[sender] = request
+    serve_chunks(core)
+
+
+def serve_chunks(core: Core) -> None:
+    """Sends records for which it is time, to whoever has waited longest first."""
+    limits = core.settings.limits
+    while core.chunks_asked and core.now.monotonic_us >= core.chunks_due_us:
+        peer = next(iter(core.chunks_asked))
+        request = core.chunks_asked.pop(peer)
+        chunk = core.snapshots[peer][0].chunk(request.buckets, request.cursor)
+        size = sum(len(record.key) + len(record.value) for record in chunk.records)
+        is_busy = core.pool.count > 0 or core.log.get(core.executed + 1) is not None
+        rate = limits.chunk_bytes_per_second_busy if is_busy else limits.chunk_bytes_per_second
+        core.chunks_due_us = core.now.monotonic_us + max(size, CHUNK_COST_BYTES) * SECOND // rate
+        core.emit(Send(peer, replace(chunk, number=request.number)))
+
+
+def next_chunk_due_us(core: Core) -> Micros | None:
+    """When somebody's records may be sent."""
+    return core.chunks_due_us if core.chunks_asked else None
 
 
 def release(core: Core, peer: ReplicaId) -> None:
     """Unpins what this peer was fetching."""
+    core.chunks_asked.pop(peer, None)
     pinned = core.snapshots.pop(peer, None)
     if pinned is not None:
         pinned[0].release()

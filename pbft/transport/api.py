@@ -67,6 +67,10 @@ class PeerLimits:
 
     queue_bytes: int = 32 * MIB
     """Waiting to leave for one peer; beyond, the oldest is dropped (QUEUE_FULL)."""
+    unreachable_seconds: float = 1.0
+    """What waits for a peer to which there is no stream is dropped when it is older than this, at
+    twice this at the latest. Whoever comes back is healed by what it lacks then; a backlog of old
+    votes, each to be verified, would only keep it from that."""
     handshake_seconds: float = 5.0
     handshakes: int = 64
     """Streams whose Hello has not come yet."""

@@ -65,6 +65,9 @@ class PeerDialler:
         self._queue = SendQueue(limits.queue_bytes)
         self._hurry = asyncio.Event()
         self._up = False
+        self._stale = 0
+        """Items that waited, with no stream, when this was looked at last."""
+        self._looked_at = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -78,8 +81,25 @@ class PeerDialler:
         return self._queue.waiting_bytes
 
     def send(self, item: bytes) -> None:
-        """Queues an encoded PeerItem; the oldest go if there is no room (QUEUE_FULL)."""
-        for _ in range(self._queue.push(item)):
+        """Queues an encoded PeerItem; the oldest go (QUEUE_FULL) if there is no room, or
+        no stream for long."""
+        if not self._up:
+            self._drop_stale()
+        dropped = self._queue.push(item)
+        self._stale = max(0, self._stale - dropped)
+        self._count_dropped(dropped)
+
+    def _drop_stale(self) -> None:
+        """Of what waits while there is no stream, drops what waited at the last look too."""
+        now = time.monotonic()
+        if now < self._looked_at + self._limits.unreachable_seconds:
+            return
+        self._count_dropped(self._queue.drop_oldest(self._stale))
+        self._stale = self._queue.count
+        self._looked_at = now
+
+    def _count_dropped(self, items: int) -> None:
+        for _ in range(items):
             self._sink.on_rejection("outgoing", Reason.QUEUE_FULL, self.peer)
 
     def nudge(self) -> None:
@@ -180,4 +200,5 @@ class PeerDialler:
     def _set_up(self, up: bool) -> None:
         if up != self._up:
             self._up = up
+            self._stale, self._looked_at = 0, time.monotonic()
             self._sink.on_link(self.peer, Direction.OUTBOUND, up)

@@ -40,6 +40,18 @@ class SendQueue:
         self._append(item)
         return dropped
 
+    @property
+    def count(self) -> int:
+        """Items that wait."""
+        return len(self._items)
+
+    def drop_oldest(self, count: int) -> int:
+        """Drops so many of the items that wait longest, or all; returns how many."""
+        dropped = min(count, len(self._items))
+        for _ in range(dropped):
+            self._bytes -= len(self._items.popleft())
+        return dropped
+
     def _append(self, item: bytes) -> None:
         self._items.append(item)
         self._bytes += len(item)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from pbft.wire import message_pb2 as pbft_dot_wire_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14pbft/wire/peer.proto\x12\tpbft.wire\x1a\x17pbft/wire/message.proto\"\x1a\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"\x1a\n\tPeerFrame\x12\r\n\x05items\x18\x01 \x03(\x0c\"\xe1\x02\n\x08PeerItem\x12#\n\x06signed\x18\x01 \x01(\x0b\x32\x11.pbft.wire.SignedH\x00\x12\'\n\x08proposal\x18\x02 \x01(\x0b\x32\x13.pbft.wire.ProposalH\x00\x12\x0f\n\x05\x62\x61tch\x18\x03 \x01(\x0cH\x00\x12.\n\tcommitted\x18\x04 \x01(\x0b\x32\x19.pbft.wire.CommittedBatchH\x00\x12.\n\x06stable\x18\x05 \x01(\x0b\x32\x1c.pbft.wire.StableCertificateH\x00\x12\x30\n\rstate_request\x18\x06 \x01(\x0b\x32\x17.pbft.wire.StateRequestH\x00\x12.\n\x0cstate_leaves\x18\x07 \x01(\x0b\x32\x16.pbft.wire.StateLeavesH\x00\x12,\n\x0bstate_chunk\x18\x08 \x01(\x0b\x32\x15.pbft.wire.StateChunkH\x00\x42\x06\n\x04item\"A\n\x08Proposal\x12&\n\x0bpre_prepare\x18\x01 \x01(\x0b\x32\x11.pbft.wire.Signed\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\x0c\"C\n\x0e\x43ommittedBatch\x12\"\n\x07\x63ommits\x18\x01 \x03(\x0b\x32\x11.pbft.wire.Signed\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\x0c\";\n\x11StableCertificate\x12&\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x11.pbft.wire.Signed\"S\n\x0cStateRequest\x12\x10\n\x08\x61t_least\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0f\n\x07\x62uckets\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\"1\n\x04Leaf\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0b\n\x03sum\x18\x03 \x01(\x0c\"a\n\x0bStateLeaves\x12\x31\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1c.pbft.wire.StableCertificate\x12\x1f\n\x06leaves\x18\x02 \x03(\x0b\x32\x0f.pbft.wire.Leaf\"J\n\x0bStateRecord\x12\x0e\n\x06\x64omain\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05value\x18\x04 \x01(\x0c\"W\n\nStateChunk\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\'\n\x07records\x18\x02 \x03(\x0b\x32\x16.pbft.wire.StateRecord\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x0c\x32\x41\n\x04Peer\x12\x39\n\x07\x43onnect\x12\x14.pbft.wire.PeerFrame\x1a\x14.pbft.wire.Challenge(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14pbft/wire/peer.proto\x12\tpbft.wire\x1a\x17pbft/wire/message.proto\"\x1a\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"\x1a\n\tPeerFrame\x12\r\n\x05items\x18\x01 \x03(\x0c\"\xe1\x02\n\x08PeerItem\x12#\n\x06signed\x18\x01 \x01(\x0b\x32\x11.pbft.wire.SignedH\x00\x12\'\n\x08proposal\x18\x02 \x01(\x0b\x32\x13.pbft.wire.ProposalH\x00\x12\x0f\n\x05\x62\x61tch\x18\x03 \x01(\x0cH\x00\x12.\n\tcommitted\x18\x04 \x01(\x0b\x32\x19.pbft.wire.CommittedBatchH\x00\x12.\n\x06stable\x18\x05 \x01(\x0b\x32\x1c.pbft.wire.StableCertificateH\x00\x12\x30\n\rstate_request\x18\x06 \x01(\x0b\x32\x17.pbft.wire.StateRequestH\x00\x12.\n\x0cstate_leaves\x18\x07 \x01(\x0b\x32\x16.pbft.wire.StateLeavesH\x00\x12,\n\x0bstate_chunk\x18\x08 \x01(\x0b\x32\x15.pbft.wire.StateChunkH\x00\x42\x06\n\x04item\"A\n\x08Proposal\x12&\n\x0bpre_prepare\x18\x01 \x01(\x0b\x32\x11.pbft.wire.Signed\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\x0c\"C\n\x0e\x43ommittedBatch\x12\"\n\x07\x63ommits\x18\x01 \x03(\x0b\x32\x11.pbft.wire.Signed\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\x0c\";\n\x11StableCertificate\x12&\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x11.pbft.wire.Signed\"c\n\x0cStateRequest\x12\x10\n\x08\x61t_least\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0f\n\x07\x62uckets\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\x12\x0e\n\x06number\x18\x05 \x01(\x04\"1\n\x04Leaf\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0b\n\x03sum\x18\x03 \x01(\x0c\"a\n\x0bStateLeaves\x12\x31\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1c.pbft.wire.StableCertificate\x12\x1f\n\x06leaves\x18\x02 \x03(\x0b\x32\x0f.pbft.wire.Leaf\"J\n\x0bStateRecord\x12\x0e\n\x06\x64omain\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05value\x18\x04 \x01(\x0c\"g\n\nStateChunk\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\'\n\x07records\x18\x02 \x03(\x0b\x32\x16.pbft.wire.StateRecord\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x0c\x12\x0e\n\x06number\x18\x04 \x01(\x04\x32\x41\n\x04Peer\x12\x39\n\x07\x43onnect\x12\x14.pbft.wire.PeerFrame\x1a\x14.pbft.wire.Challenge(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,15 +45,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STABLECERTIFICATE']._serialized_start=608
   _globals['_STABLECERTIFICATE']._serialized_end=667
   _globals['_STATEREQUEST']._serialized_start=669
-  _globals['_STATEREQUEST']._serialized_end=752
-  _globals['_LEAF']._serialized_start=754
-  _globals['_LEAF']._serialized_end=803
-  _globals['_STATELEAVES']._serialized_start=805
-  _globals['_STATELEAVES']._serialized_end=902
-  _globals['_STATERECORD']._serialized_start=904
-  _globals['_STATERECORD']._serialized_end=978
-  _globals['_STATECHUNK']._serialized_start=980
-  _globals['_STATECHUNK']._serialized_end=1067
-  _globals['_PEER']._serialized_start=1069
-  _globals['_PEER']._serialized_end=1134
+  _globals['_STATEREQUEST']._serialized_end=768
+  _globals['_LEAF']._serialized_start=770
+  _globals['_LEAF']._serialized_end=819
+  _globals['_STATELEAVES']._serialized_start=821
+  _globals['_STATELEAVES']._serialized_end=918
+  _globals['_STATERECORD']._serialized_start=920
+  _globals['_STATERECORD']._serialized_end=994
+  _globals['_STATECHUNK']._serialized_start=996
+  _globals['_STATECHUNK']._serialized_end=1099
+  _globals['_PEER']._serialized_start=1101
+  _globals['_PEER']._serialized_end=1166
 # @@protoc_insertion_point(module_scope)

@@ -62,16 +62,18 @@ class StableCertificate(_message.Message):
     def __init__(self, checkpoints: _Optional[_Iterable[_Union[_message_pb2.Signed, _Mapping]]] = ...) -> None: ...
 
 class StateRequest(_message.Message):
-    __slots__ = ("at_least", "sequence", "buckets", "cursor")
+    __slots__ = ("at_least", "sequence", "buckets", "cursor", "number")
     AT_LEAST_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     BUCKETS_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     at_least: int
     sequence: int
     buckets: bytes
     cursor: bytes
-    def __init__(self, at_least: _Optional[int] = ..., sequence: _Optional[int] = ..., buckets: _Optional[bytes] = ..., cursor: _Optional[bytes] = ...) -> None: ...
+    number: int
+    def __init__(self, at_least: _Optional[int] = ..., sequence: _Optional[int] = ..., buckets: _Optional[bytes] = ..., cursor: _Optional[bytes] = ..., number: _Optional[int] = ...) -> None: ...
 
 class Leaf(_message.Message):
     __slots__ = ("count", "bytes", "sum")
@@ -104,11 +106,13 @@ class StateRecord(_message.Message):
     def __init__(self, domain: _Optional[int] = ..., key: _Optional[bytes] = ..., version: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class StateChunk(_message.Message):
-    __slots__ = ("sequence", "records", "cursor")
+    __slots__ = ("sequence", "records", "cursor", "number")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     records: _containers.RepeatedCompositeFieldContainer[StateRecord]
     cursor: bytes
-    def __init__(self, sequence: _Optional[int] = ..., records: _Optional[_Iterable[_Union[StateRecord, _Mapping]]] = ..., cursor: _Optional[bytes] = ...) -> None: ...
+    number: int
+    def __init__(self, sequence: _Optional[int] = ..., records: _Optional[_Iterable[_Union[StateRecord, _Mapping]]] = ..., cursor: _Optional[bytes] = ..., number: _Optional[int] = ...) -> None: ...

@@ -1,14 +1,13 @@
 """State transfer (protocol.md section 9): several sources, poisoned, stalled and slow ones,
 crashes, and the source's bounds."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from pbft.core.effects import EventName, Install, Merge, Send
+from pbft.core.effects import EventName, Install, Merge
 from pbft.errors import Reason
-from pbft.limits import LocalLimits
+from pbft.limits import KIB, LocalLimits
 from pbft.messages import (
     Commit,
     Prepare,
@@ -18,13 +17,10 @@ from pbft.messages import (
     StateRecord,
     StateRequest,
 )
-from pbft.storage.transfer import PinnedCheckpoint
 from tests.harness.core_cluster import SECOND, Cluster
-from tests.harness.core_forge import INTERVAL, WINDOW
+from tests.harness.core_forge import INTERVAL
 from tests.harness.core_solo import Solo
-
-Tamper = Callable[[StateLeaves | StateChunk], StateLeaves | StateChunk]
-FAR = 2 * WINDOW + INTERVAL
+from tests.harness.core_transfer import FAR, Tamper, Target
 
 
 def lagging(n: int = 4, count: int = FAR, live: int = 3) -> tuple[Cluster, int]:
@@ -34,63 +30,6 @@ def lagging(n: int = 4, count: int = FAR, live: int = 3) -> tuple[Cluster, int]:
     cluster.run(count)
     cluster.drop(None)
     return cluster, n - 1
-
-
-class Target:
-    """Replica 3 alone; its sources are snapshots of a real cluster, told by the test."""
-
-    def __init__(self, count: int = FAR) -> None:
-        self.donor = Cluster(4, live=range(4))
-        self.donor.run(count)
-        self.solo = Solo(4, me=3)
-        self.node = self.solo.node
-        self.certificate = self.snapshot().certificate
-        self.solo.cluster.tell(3, StableCertificate(self.certificate))
-        self.served: dict[int, int] = {}
-        self.pinned: dict[int, PinnedCheckpoint] = {}
-        self.solo.cluster.advance(SECOND // 4)
-
-    def snapshot(self) -> PinnedCheckpoint:
-        """What an honest source pins now."""
-        return self.donor[0].state.pin()
-
-    def requests(self, peer: int) -> list[StateRequest]:
-        """New requests to this peer."""
-        sends = [e for e in self.node.effects if isinstance(e, Send) and e.to == peer]
-        return [e.item for e in sends if isinstance(e.item, StateRequest)]
-
-    def serve(self, peer: int, tamper: Tamper | None = None, most: int = 50) -> None:
-        """Answers what this peer is asked, until it is asked no more."""
-        for _ in range(most):
-            served, requests = self.served.get(peer, 0), self.requests(peer)
-            if served >= len(requests):
-                return
-            request = requests[served]
-            self.served[peer] = served + 1
-            if request.sequence == 0:
-                snapshot = self.pinned[peer] = self.snapshot()
-                answer: StateLeaves | StateChunk = StateLeaves(
-                    StableCertificate(snapshot.certificate), snapshot.leaves()
-                )
-            else:
-                answer = self.pinned[peer].chunk(request.buckets, request.cursor)
-            self.node.receive(peer, answer if tamper is None else tamper(answer))
-
-    def restart(self) -> None:
-        """Crashes and starts again; its old requests are nobody's any more."""
-        self.solo.restart()
-        self.served.clear()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it has the donor's state."""
-        return self.node.core.executed == self.snapshot().sequence and not self.node.core.transfer
-
-    def expect_state(self) -> None:
-        """Fails unless it is exactly the donor's."""
-        assert self.is_done
-        count = self.snapshot().sequence
-        assert self.node.journal == self.donor[0].journal[:count]
 
 
 def test_a_replica_far_behind_gets_the_state_and_goes_on(n: int = 7) -> None:
@@ -244,7 +183,7 @@ def test_a_silent_source_is_replaced() -> None:
     target = Target()
     target.serve(1, most=1)
     assert target.node.core.transfer is not None and target.node.core.transfer.fetching
-    serve_all(target, peer1=lambda a: a if isinstance(a, StateLeaves) else replace(a, sequence=1))
+    serve_all(target, peer1=lambda a: a if isinstance(a, StateLeaves) else replace(a, number=1))
     target.expect_state()
 
 
@@ -254,28 +193,36 @@ def test_a_source_that_drips_is_replaced() -> None:
     target.serve(1, most=1)
     for step in range(40):
         target.solo.cluster.advance(SECOND * 9 // 10)
-        chunk = StateChunk(target.snapshot().sequence, (), bytes([1, step]))
+        number = target.requests(1)[-1].number
+        chunk = StateChunk(target.snapshot().sequence, (), bytes([1, step]), number)
         target.node.receive(1, chunk)
-    transfer = target.node.core.transfer
-    assert transfer is not None
-    assert 1 in transfer.demoted
+    assert len([r for r in target.requests(1) if r.sequence]) < 10
     serve_all(target)
     target.expect_state()
 
 
-def test_a_demoted_source_does_not_decide_what_is_fetched() -> None:
+def test_a_source_that_stalled_does_not_decide_what_is_fetched() -> None:
     """A liar that always answers first must not win the race for ever."""
     target = Target()
     target.serve(1, most=1)
-    target.solo.cluster.advance(3 * SECOND)
-    transfer = target.node.core.transfer
-    assert transfer is not None and 1 in transfer.demoted
-    target.node.receive(
-        1, StateLeaves(StableCertificate(target.certificate), target.snapshot().leaves())
-    )
-    assert target.solo.rejected(Reason.BAD_SNAPSHOT) >= 1
-    transfer = target.node.core.transfer
-    assert transfer is not None and 1 not in transfer.sources
+    target.solo.cluster.advance(SECOND)
+    target.tell_leaves(1)
+    assert target.solo.rejected(Reason.UNWANTED) == 1
+    assert not target.transfer.sources
+    serve_all(target, peer1=lambda a: replace(a, records=()) if isinstance(a, StateChunk) else a)
+    target.expect_state()
+    assert not target.solo.rejected(Reason.BAD_SNAPSHOT)
+
+
+def test_a_source_that_lied_does_not_decide_what_is_fetched() -> None:
+    target = Target()
+    target.serve(1, POISONS["a record missing"])
+    assert target.transfer.demoted == {1}
+    target.solo.cluster.advance(10 * SECOND)
+    target.tell_leaves(1)
+    assert target.solo.rejected(Reason.BAD_SNAPSHOT) == 2
+    assert target.transfer.demoted == {1}
+    assert target.transfer.certificate is None
     serve_all(target)
     target.expect_state()
 
@@ -466,6 +413,29 @@ def test_a_flood_of_requests_is_limited_per_peer() -> None:
     assert len(solo.node.sent(StateLeaves)) <= 11
 
 
+def test_chunks_are_served_at_a_bounded_rate_to_all_together() -> None:
+    """Whoever asked first is served first; one request of each waits, the newest."""
+    limits = LocalLimits(chunk_bytes_per_second=256 * KIB, chunk_bytes_per_second_busy=64 * KIB)
+    solo = Solo(4, limits=limits)
+    solo.decide_to(INTERVAL)
+    solo.stabilise(INTERVAL)
+    for peer in (2, 3):
+        solo.node.receive(peer, StateRequest(INTERVAL, 0))
+    for peer, number in ((2, 1), (3, 2), (2, 3), (2, 4)):
+        solo.node.receive(peer, StateRequest(INTERVAL, INTERVAL, b"\xff", number=number))
+    assert [chunk.number for chunk in solo.node.sent(StateChunk)] == [1]
+    solo.cluster.advance(SECOND)
+    assert [chunk.number for chunk in solo.node.sent(StateChunk)] == [1, 2]
+    solo.propose(INTERVAL + 1)
+    solo.cluster.advance(SECOND)
+    assert [chunk.number for chunk in solo.node.sent(StateChunk)] == [1, 2, 4]
+    solo.node.receive(2, StateRequest(INTERVAL, INTERVAL, b"\xff", number=5))
+    solo.cluster.advance(3 * SECOND)
+    assert [chunk.number for chunk in solo.node.sent(StateChunk)] == [1, 2, 4], "it is busy"
+    solo.cluster.advance(SECOND)
+    assert [chunk.number for chunk in solo.node.sent(StateChunk)] == [1, 2, 4, 5]
+
+
 def test_bitmaps_and_cursors_of_a_peer_are_harmless() -> None:
     solo = source()
     solo.node.receive(2, StateRequest(INTERVAL, 0))
@@ -473,4 +443,5 @@ def test_bitmaps_and_cursors_of_a_peer_are_harmless() -> None:
     assert solo.rejected(Reason.OVERSIZE) == 1
     for cursor in (b"\xff" * 100, b"\0", b"../../etc/passwd"):
         solo.node.receive(2, StateRequest(INTERVAL, INTERVAL, b"\xff\xff", cursor))
+        solo.cluster.advance(SECOND)
     assert len(solo.node.sent(StateChunk)) == 3

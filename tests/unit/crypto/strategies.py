@@ -150,9 +150,9 @@ peer_item = st.one_of(
     st.builds(BatchBytes, data),
     st.builds(CommittedBatch, several(signed(Kind.COMMIT)), data),
     certificate,
-    st.builds(StateRequest, number, number, data, data),
+    st.builds(StateRequest, number, number, data, data, number),
     st.builds(StateLeaves, certificate, several(leaf)),
-    st.builds(StateChunk, number, several(record), data),
+    st.builds(StateChunk, number, several(record), data, number),
 )
 client_item = st.one_of(
     signed(Kind.HELLO, key),

@@ -26,6 +26,16 @@ def test_queue_drops_the_oldest_and_counts_them() -> None:
     asyncio.run(scenario())
 
 
+def test_queue_drops_the_oldest_on_demand() -> None:
+    queue = SendQueue(limit_bytes=10)
+    for size in (1, 2, 3):
+        queue.push(bytes(size))
+    assert queue.drop_oldest(2) == 2
+    assert (queue.count, queue.waiting_bytes) == (1, 3)
+    assert queue.drop_oldest(2) == 1
+    assert (queue.count, queue.waiting_bytes) == (0, 0)
+
+
 def test_queue_takes_one_item_beyond_its_limit_only_when_empty() -> None:
     queue = SendQueue(limit_bytes=10)
     assert queue.offer(bytes(100))

@@ -295,6 +295,28 @@ def test_handshake_has_a_deadline_and_a_bound() -> None:
     asyncio.run(scenario())
 
 
+def test_what_waits_for_a_peer_that_is_away_is_new() -> None:
+    """It would have to verify all of it before it hears what its peers say now."""
+
+    async def scenario() -> None:
+        here, there = Sink(), Sink()
+        limits = PeerLimits(unreachable_seconds=0.2)
+        async with acceptor(Sink()) as (_, port):
+            pass
+        async with dialler(here, port, limits) as link:
+            for number in range(30):
+                link.send(number.to_bytes(4))
+                await asyncio.sleep(0.05)
+            async with acceptor(there, port=port):
+                await until(lambda: len(there.items) > 0)
+                numbers = [int.from_bytes(item[:4]) for _, item in there.items]
+                assert numbers == list(range(30 - len(numbers), 30))
+                assert 3 <= len(numbers) <= 10
+                assert here.count(Reason.QUEUE_FULL) == 30 - len(numbers)
+
+    asyncio.run(scenario())
+
+
 def test_slow_receiver_bounds_the_sender() -> None:
     async def scenario() -> None:
         here, there = Sink(), Sink()

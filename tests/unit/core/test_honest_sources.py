@@ -1,0 +1,116 @@
+"""State transfer (protocol.md section 9): what an honest source may do under load is not held
+against it."""
+
+import pytest
+
+from pbft.errors import Reason
+from pbft.messages import StableCertificate
+from pbft.storage import transfer
+from tests.harness.core_cluster import SECOND
+from tests.harness.core_forge import INTERVAL, WINDOW
+from tests.harness.core_transfer import FAR, Target, answer_to
+
+
+def test_sources_that_stalled_are_asked_again_though_another_is_dead() -> None:
+    """Under load honest sources are slow; the one that never answers must not be missed."""
+    target = Target()
+    for peer in (0, 1):
+        target.serve(peer, most=1)
+    target.solo.cluster.advance(2 * SECOND)
+    assert target.transfer.stalled == {0, 1}
+    target.solo.cluster.advance(SECOND)
+    assert target.requests(0)[-1].sequence == 0
+    target.tell_leaves(0)
+    target.node.receive(0, answer_to(target, target.requests(0)[-1]))
+    target.expect_state()
+    assert not target.solo.rejected(Reason.BAD_SNAPSHOT)
+
+
+def test_a_late_chunk_of_an_earlier_round_is_not_held_against_its_source() -> None:
+    """The source stalled, its share went to another and it got a smaller one, of the same
+    checkpoint; then the answer to the first request arrives."""
+    target = Target()
+    target.serve(1, most=1)
+    late = target.requests(1)[-1]
+    assert late.sequence
+    target.solo.cluster.advance(2 * SECOND)
+    for peer in (2, 0, 1):
+        target.tell_leaves(peer)
+    target.solo.cluster.advance(SECOND)
+    assert set(target.transfer.fetching) == {0, 1}, "they share what 2 did not deliver"
+    target.node.receive(1, answer_to(target, late))
+    assert target.solo.rejected(Reason.UNWANTED) == 1
+    assert not target.transfer.demoted
+    for peer in (0, 1):
+        target.node.receive(peer, answer_to(target, target.requests(peer)[-1]))
+    target.expect_state()
+    assert not target.solo.rejected(Reason.BAD_SNAPSHOT)
+
+
+def test_a_chunk_for_who_ran_here_before_is_not_held_against_its_source() -> None:
+    target = Target()
+    target.tell_leaves(1)
+    late = target.requests(1)[-1]
+    target.restart()
+    target.solo.cluster.advance(SECOND)
+    target.tell_leaves(0)
+    target.tell_leaves(1)
+    target.node.receive(0, answer_to(target, late))
+    target.node.receive(1, answer_to(target, late))
+    assert not target.solo.rejected(Reason.BAD_SNAPSHOT)
+    assert not target.transfer.demoted
+
+
+def test_a_chunk_that_comes_twice_is_not_held_against_its_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transfer, "CHUNK_SCAN_RECORDS", 2)
+    target = Target()
+    target.tell_leaves(1)
+    chunk = answer_to(target, target.requests(1)[-1])
+    assert chunk.cursor
+    target.node.receive(1, chunk)
+    target.node.receive(1, chunk)
+    assert target.solo.rejected(Reason.UNWANTED) == 1
+    assert not target.transfer.demoted
+    assert target.transfer.sources == {1}
+
+
+def test_a_checkpoint_a_little_below_h_will_do() -> None:
+    """Under load h moves on before a source has made its own state there durable."""
+    target = Target()
+    far = FAR + 2 * INTERVAL
+    target.solo.cluster.tell(3, StableCertificate(target.solo.forge.checkpoints(far, bytes(32))))
+    assert target.node.core.low_water_mark == far
+    target.solo.cluster.advance(2 * SECOND)
+    assert {r.at_least for r in target.requests(1)[-2:]} == {far - WINDOW}
+    target.serve(1)
+    target.serve(1)
+    assert target.node.core.executed == FAR
+    target.solo.cluster.advance(SECOND)
+    assert target.transfer.certificate is None, "it goes on towards h"
+
+
+def test_a_source_that_pins_another_checkpoint_by_now_is_a_source_of_that() -> None:
+    """It answered two requests for leaves, and so unpinned what it showed first."""
+    target = Target()
+    target.tell_leaves(1)
+    target.donor.run(INTERVAL, first=FAR + 1)
+    target.tell_leaves(1)
+    assert target.transfer.certificate is not None
+    assert target.transfer.certificate.sequence == FAR + INTERVAL
+    assert target.transfer.sources == {1}
+    target.node.receive(1, answer_to(target, target.requests(1)[-1]))
+    target.expect_state()
+
+
+def test_a_source_that_moved_on_leaves_its_share_to_the_others() -> None:
+    target = Target()
+    target.tell_leaves(1)
+    target.tell_leaves(0)
+    target.donor.run(INTERVAL, first=FAR + 1)
+    target.tell_leaves(1)
+    assert target.transfer.certificate is not None
+    assert target.transfer.certificate.sequence == FAR
+    assert target.transfer.sources == {0}
+    assert set(target.transfer.fetching) == {0}
