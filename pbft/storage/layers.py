@@ -15,7 +15,7 @@ from pbft.storage.changes import (
     Layer,
     SealedLayer,
 )
-from pbft.storage.dirty import FOLD_KEYS, Dirty
+from pbft.storage.dirty import Dirty
 from pbft.storage.ordered import is_storable
 from pbft.types import UINT64_MAX
 
@@ -75,7 +75,7 @@ class DomainRecords:
         if version > current[0]:
             self._open.set_latest(key, (version, value))
         versions[version] = value
-        self._note(key, version, old)
+        self._note(key, version, old, len(value))
 
     def supersede(self, key: bytes, current: Latest | None, version: int, value: bytes) -> None:
         """See Records.supersede. Raises ValueError for a record that cannot be stored."""
@@ -92,9 +92,7 @@ class DomainRecords:
             opened.keys.add(key)
             opened.replaced[key] = NO_VERSION if current is None else current[0]
         opened.latest[key] = (version, value)
-        dirty = self._dirty
-        dirty.note_replaced(self._domain, key, current)
-        if len(dirty.younger.replaced) >= FOLD_KEYS:
+        if self._dirty.note_replaced(self._domain, key, current, len(value)):
             self._age()
 
     def _supersede_spelled_out(
@@ -113,7 +111,7 @@ class DomainRecords:
             self.delete(key, current[0])
         self._open.versions[key][version] = value
         self._open.set_latest(key, (version, value))
-        self._note(key, version, old)
+        self._note(key, version, old, len(value))
 
     def delete(self, key: bytes, version: int) -> None:
         """See Records.delete. Raises KeyError if there is no such record."""
@@ -131,7 +129,7 @@ class DomainRecords:
         if is_latest:
             self._open.set_latest(key, self._older(key, version))
         if not self._dirty.forget_newborn((self._domain, key, version)):
-            self._note(key, version, old)
+            self._note(key, version, old, 0)
 
     def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int, bytes]]:
         """See Records.scan, and the class on changes meanwhile. Valid until the next checkpoint."""
@@ -190,9 +188,8 @@ class DomainRecords:
             self._dirty.spell_out(self._domain, key, latest[0])
         return self._open.spell_out(key)
 
-    def _note(self, key: bytes, version: int, old: bytes | None) -> None:
-        self._dirty.note_record((self._domain, key, version), old)
-        if len(self._dirty.younger) >= FOLD_KEYS:
+    def _note(self, key: bytes, version: int, old: bytes | None, size: int) -> None:
+        if self._dirty.note_record((self._domain, key, version), old, size):
             self._age()
 
     def _require_storable(self, key: bytes, version: int) -> None:

@@ -15,7 +15,7 @@ from pbft.storage.api import BaseChange, DurableCheckpoint, StateBase, StorageCo
 from pbft.storage.bitmap import from_bitmap, to_bitmap
 from pbft.storage.bucket_sums import BucketSums, state_digest
 from pbft.storage.changes import Layer, SealedLayer
-from pbft.storage.dirty import FOLD_KEYS, REST_KEYS, Dirty, Generation
+from pbft.storage.dirty import FOLD_KEYS, Dirty, Generation
 from pbft.storage.layers import DomainRecords
 from pbft.storage.leaf_records import is_well_formed
 from pbft.storage.ordered import DOMAIN_MAX
@@ -130,7 +130,7 @@ class LayeredState:
     @property
     def has_rest_work(self) -> bool:
         """Whether `rest` would do anything."""
-        return len(self._dirty.younger) >= REST_KEYS
+        return self._dirty.is_worth_a_rest
 
     def rest(self) -> None:
         """Does some of the folding that is to come. To be called when replies have left: what is
@@ -139,7 +139,7 @@ class LayeredState:
             self._age()
 
     def _age(self) -> None:
-        """The younger generation of dirty keys is full: the older one is folded."""
+        """The younger generation of dirty keys is full, or full enough: the older one is folded."""
         self._fold(self._dirty.older)
         self._dirty.age()
 

@@ -11,6 +11,7 @@ import pytest
 from pbft.core.effects import Merge
 from pbft.crypto import lthash
 from pbft.crypto.lthash import bucket_of
+from pbft.limits import MIB
 from pbft.messages import Leaf
 from pbft.storage import bucket_sums, lmdb_base
 from pbft.storage.api import (
@@ -20,7 +21,7 @@ from pbft.storage.api import (
     StorageCorrupt,
     StorageFailed,
 )
-from pbft.storage.dirty import FOLD_KEYS, REST_KEYS, HashedChange
+from pbft.storage.dirty import FOLD_BYTES, FOLD_KEYS, REST_KEYS, HashedChange
 from pbft.storage.lmdb_base import LmdbBase
 from pbft.storage.memory import MemoryBase
 from pbft.storage.ordered import encode_key
@@ -135,6 +136,31 @@ def test_at_rest_a_generation_is_folded_before_it_is_full(
         state.domain(1).put(b"%d" % number, 0, b"")
         state.rest()
     assert folded == [0, REST_KEYS]
+
+
+def test_large_values_are_folded_in_bounded_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = new_state(MemoryBase())
+    steps: list[int] = []
+    hashing = bucket_sums.record_hash
+
+    def counting(domain: int, key: bytes, version: int, value: bytes) -> int:
+        steps[-1] += len(value)
+        return hashing(domain, key, version, value)
+
+    monkeypatch.setattr(bucket_sums, "record_hash", counting)
+    records, value = state.domain(1), bytes(MIB)
+    for number in range(40):
+        steps.append(0)
+        key, current = b"%d" % (number % 20), records.get(b"%d" % (number % 20))
+        records.supersede(key, current, number, value)
+        if number % 4 == 0:
+            steps.append(0)
+            records.put(b"beside %d" % number, 1, value)
+            records.put(b"beside %d" % number, 2, value)
+    steps.append(0)
+    state.seal(1)
+    assert sum(steps) >= 40 * MIB
+    assert max(steps) <= 2 * (FOLD_BYTES + 2 * MIB)
 
 
 def test_what_comes_and_goes_within_a_generation_costs_no_hash(
