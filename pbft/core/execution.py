@@ -2,6 +2,9 @@
 4, 5)."""
 
 import struct
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TypeVar
 
 from pbft.core import checkpoint
 from pbft.core.amnesia import REJOIN_INTERVAL_US
@@ -9,8 +12,16 @@ from pbft.core.effects import Answer, DecidedRecord, EventName, Persist
 from pbft.core.log import Slot
 from pbft.core.state import Core
 from pbft.crypto.digest import NULL_DIGEST, results_digest
-from pbft.limits import MIB
-from pbft.messages import Authenticated, Outcome, Replies, Reply, Request, VerifiedBatch
+from pbft.limits import ANSWER_BYTES_MAX, MIB
+from pbft.messages import (
+    Authenticated,
+    Outcome,
+    ReadReply,
+    Replies,
+    Reply,
+    Request,
+    VerifiedBatch,
+)
 from pbft.types import ReplicaId
 
 CORE_DOMAIN = 0
@@ -20,6 +31,7 @@ REPLIES_BYTES_MAX = 2 * MIB
 """Of replies under one signature."""
 REPLY_BYTES, RESULT_BYTES = 160, 8
 """What a reply and a result weigh besides the results' own bytes."""
+AnyReply = TypeVar("AnyReply", Reply, ReadReply)
 _REJOIN = struct.Struct(">QQQ")
 """Incarnation, sequence at which its rejoin was executed, agreed time then."""
 
@@ -197,22 +209,27 @@ def flush_replies(core: Core) -> None:
     does not know yet what it said before, or whose state is wrong, says nothing."""
     if core.recalling is None and not core.diverged:
         for client, replies in core.replies.items():
-            for part in _parts(replies):
+            for part in parts(replies):
                 message = Replies(client, core.entered_view, part)
                 core.emit(Answer(client, core.signer.sign(message)))
     core.replies.clear()
 
 
-def _parts(replies: list[Reply]) -> list[tuple[Reply, ...]]:
-    """Replies in groups of bounded size; a group has at least one."""
-    parts: list[list[Reply]] = []
+def parts(replies: Iterable[AnyReply]) -> list[tuple[AnyReply, ...]]:
+    """Replies in groups of bounded size; a group has at least one.
+
+    Results that no message can carry, which only a service with results above `result_bytes`
+    makes, are left out: the client learns their digest, and this replica lives.
+    """
+    groups: list[list[AnyReply]] = []
     size = 0
     for reply in replies:
         results = reply.results or ()
         cost = REPLY_BYTES + sum(map(len, results)) + RESULT_BYTES * len(results)
+        fits = cost <= ANSWER_BYTES_MAX
         size += cost
-        if not parts or size > REPLIES_BYTES_MAX:
-            parts.append([])
+        if not groups or size > REPLIES_BYTES_MAX:
+            groups.append([])
             size = cost
-        parts[-1].append(reply)
-    return [tuple(part) for part in parts]
+        groups[-1].append(reply if fits else replace(reply, results=None))
+    return [tuple(group) for group in groups]

@@ -301,6 +301,8 @@ class Core:
     stalled_at: SequenceNumber = 0
 
     held_reads: list[HeldRead] = field(default_factory=list)
+    are_reads_due: bool = False
+    """Some of them could be answered already; the last step had enough to do."""
     evidence: OrderedDict[tuple[str, ReplicaId, int, int], Evidence] = field(
         default_factory=OrderedDict
     )
