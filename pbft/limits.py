@@ -67,6 +67,13 @@ class ProtocolLimits:
     """Records that one operation of the service may read and write."""
     record_bytes_per_operation: int = 64 * MIB
     """Bytes of the records that one operation reads and writes: bounds its time and its memory."""
+    records_per_request: int = 100_000
+    """Once a request's operations have looked at so many, its further ones are not executed. Each
+    operation counts, and a large record counts as several (Service.touched). For the queries of
+    one fast read it is the same."""
+    records_per_batch: int = 200_000
+    """The same for all requests of a batch: bounds the time that executing one batch takes, to
+    about a second. A batch of puts is smaller, unless they are of a few bytes each."""
     results_bytes_per_request: int = 4 * MIB
     """Once a request's results reach it, its further operations are not executed. For the queries
     of one fast read it is the same."""
@@ -105,7 +112,9 @@ class LocalLimits:
     held_reads_per_client: int = 1_024
     held_read_bytes: int = 16 * MIB
     read_results_bytes_per_step: int = 2 * MIB
-    """Once the held reads answered in one step reach it, the others wait for the next step."""
+    """Once the held reads answered in one step reach it, the others wait for the next step ..."""
+    read_records_per_step: int = 20_000
+    """... and so they do once they have looked at so many records."""
     evidence: int = 256
     bodies_per_slot: int = 8
     """Batches kept for one slot over several views; the accepted and the prepared one always

@@ -81,6 +81,7 @@ def _execute_batch(core: Core, slot: Slot, batch: VerifiedBatch | None) -> None:
             encoded = batch.time_us.to_bytes(8, "big")
             core.state.domain(CORE_DOMAIN).put(AGREED_TIME_KEY, 0, encoded)
         core.results_room = core.genesis.limits.results_bytes_per_batch
+        core.records_room = core.genesis.limits.records_per_batch
         for request in batch.requests:
             _execute_request(core, slot.sequence, request)
         count = len(batch.requests)
@@ -134,12 +135,15 @@ def _execute_operations(core: Core, sequence: int, message: Request) -> tuple[by
     time_us, client = core.agreed_time_us, message.client
     results: list[bytes] = []
     room = min(limits.results_bytes_per_request, core.results_room)
+    begin = service.touched
+    end = begin + min(limits.records_per_request, core.records_room)
     for operation in message.operations:
-        may = room > 0
+        may = room > 0 and service.touched < end
         result = service.execute(operation, time_us, client) if may else service.exhausted()
         room -= len(result)
         core.results_room -= len(result)
         results.append(result)
+    core.records_room -= service.touched - begin
     return tuple(results)
 
 

@@ -66,10 +66,11 @@ def advance(core: Core) -> None:
     if not core.held_reads:
         return
     room = core.settings.limits.read_results_bytes_per_step
+    end = core.service.touched + core.settings.limits.read_records_per_step
     waiting = []
     for held in core.held_reads:
         may = _may_answer(core, held.barrier)
-        if may and room > 0:
+        if may and room > 0 and core.service.touched < end:
             room -= _answer(core, held.client, held.request)
         elif core.now.monotonic_us >= held.since_us + core.settings.timers.request_timeout_us:
             _refuse(core, held.client, held.request)
@@ -92,9 +93,10 @@ def _answer(core: Core, client: ClientKey, request: ReadRequest) -> int:
     """
     service = core.service
     results: list[bytes] = []
+    end = service.touched + core.genesis.limits.records_per_request
     room = limit = core.genesis.limits.results_bytes_per_request
     for query in request.queries:
-        if room > 0:
+        if room > 0 and service.touched < end:
             result = service.query(query, core.agreed_time_us)
         elif request.consistency is Consistency.LINEARIZABLE:
             _refuse(core, client, request)

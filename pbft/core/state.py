@@ -233,6 +233,8 @@ class Core:
     agreed_time_us: Micros = 0
     results_room: int = 0
     """Bytes of results that the batch under execution may still produce."""
+    records_room: int = 0
+    """Records that it may still look at."""
     checkpoints: dict[SequenceNumber, dict[ReplicaId, Authenticated[Checkpoint]]] = field(
         default_factory=dict
     )

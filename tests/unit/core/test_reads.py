@@ -283,6 +283,8 @@ class Wide:
     def __init__(self, size: int) -> None:
         self.result = b"x" * size
         self.asked = 0
+        self.touched = 0
+        self.weight = 1
 
     def execute(self, operation: bytes, agreed_time_us: int, client: bytes) -> bytes:
         return self.result
@@ -292,6 +294,7 @@ class Wide:
 
     def query(self, query: bytes, agreed_time_us: int) -> bytes:
         self.asked += 1
+        self.touched += self.weight
         return self.result
 
 
@@ -329,6 +332,30 @@ def test_a_stale_read_beyond_the_budget_is_told_so() -> None:
     (reply,) = answers(solo)
     assert reply.results == (service.result,) * 2 + (b"exhausted",) * (len(QUERIES) - 2)
     assert max(read_messages(solo)) < MESSAGE_BYTES_MAX
+
+
+def test_a_fast_read_that_looks_at_too_many_records_is_refused() -> None:
+    solo = Solo()
+    solo.node.core.service = service = Wide(1)
+    service.weight = ProtocolLimits().records_per_request // 3
+    solo.read(fast(1, *QUERIES[:4]))
+    solo.read(fast(2, *QUERIES))
+    assert [(reply.nonce, reply.refused) for reply in answers(solo)] == [(1, False), (2, True)]
+    assert service.asked == 8
+
+
+def test_held_reads_that_look_at_many_records_are_answered_step_by_step() -> None:
+    solo = Solo(limits=LocalLimits(read_records_per_step=30))
+    digest = solo.propose(1)
+    solo.prepare(1, digest)
+    solo.node.core.service = service = Wide(1)
+    service.weight = 10
+    for nonce in range(5):
+        solo.read(fast(nonce))
+    solo.commit(1, digest)
+    assert service.asked == 3
+    solo.node.tick()
+    assert [reply.nonce for reply in answers(solo)] == list(range(5))
 
 
 def test_the_reads_that_one_commit_releases_are_answered_step_by_step() -> None:
