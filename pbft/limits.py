@@ -19,6 +19,10 @@ BATCH_OVERHEAD_BYTES = 512
 """Time, envelope and framing of a batch beside the payloads of its requests, rounded up."""
 MESSAGE_BYTES_MAX = 16 * MIB
 """One decoded message; the codec refuses more (OVERSIZE)."""
+ANSWER_BYTES_MAX = MESSAGE_BYTES_MAX - KIB
+"""The replies in one message to a client: the rest is for its own fields."""
+EXHAUSTED_BYTES_MAX = 64
+"""What a service answers for an operation that is not executed; a result's framing is in it."""
 TRANSPORT_BYTES_MAX = 32 * MIB
 """gRPC's receive limit: between the two, OVERSIZE can still be counted."""
 MESSAGE_ELEMENTS_MAX = 131_072
@@ -63,8 +67,16 @@ class ProtocolLimits:
     """Records that one operation of the service may read and write."""
     record_bytes_per_operation: int = 64 * MIB
     """Bytes of the records that one operation reads and writes: bounds its time and its memory."""
+    records_per_request: int = 100_000
+    """Once a request's operations have looked at so many, its further ones are not executed. Each
+    operation counts, and a large record counts as several (Service.touched). For the queries of
+    one fast read it is the same."""
+    records_per_batch: int = 200_000
+    """The same for all requests of a batch: bounds the time that executing one batch takes, to
+    about a second. A batch of puts is smaller, unless they are of a few bytes each."""
     results_bytes_per_request: int = 4 * MIB
-    """Once a request's results reach it, its further operations are not executed."""
+    """Once a request's results reach it, its further operations are not executed. For the queries
+    of one fast read it is the same."""
     results_bytes_per_batch: int = 16 * MIB
     """The same for all requests of a batch: bounds what executing one batch can allocate."""
     result_bytes: int = 4 * MIB
@@ -77,6 +89,13 @@ class ProtocolLimits:
             raise ConfigurationError("batch_bytes must leave room for one request of request_bytes")
         if self.batch_bytes + BATCH_OVERHEAD_BYTES > MESSAGE_BYTES_MAX:
             raise ConfigurationError("batch_bytes must fit into one message")
+        unexecuted_bytes = self.operations_per_request * EXHAUSTED_BYTES_MAX
+        largest = self.results_bytes_per_request + self.result_bytes + unexecuted_bytes
+        if largest > ANSWER_BYTES_MAX - KIB:
+            raise ConfigurationError(
+                "results_bytes_per_request, result_bytes and 64 bytes for each of "
+                "operations_per_request must fit into one message together"
+            )
         if self.session_numbers_kept > 2**32 - 1:
             raise ConfigurationError("session_numbers_kept is out of range")
 
@@ -92,6 +111,10 @@ class LocalLimits:
     held_reads: int = 8_192
     held_reads_per_client: int = 1_024
     held_read_bytes: int = 16 * MIB
+    read_results_bytes_per_step: int = 2 * MIB
+    """Once the held reads answered in one step reach it, the others wait for the next step ..."""
+    read_records_per_step: int = 20_000
+    """... and so they do once they have looked at so many records."""
     evidence: int = 256
     bodies_per_slot: int = 8
     """Batches kept for one slot over several views; the accepted and the prepared one always

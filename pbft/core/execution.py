@@ -2,6 +2,9 @@
 4, 5)."""
 
 import struct
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TypeVar
 
 from pbft.core import checkpoint
 from pbft.core.amnesia import REJOIN_INTERVAL_US
@@ -9,8 +12,16 @@ from pbft.core.effects import Answer, DecidedRecord, EventName, Persist
 from pbft.core.log import Slot
 from pbft.core.state import Core
 from pbft.crypto.digest import NULL_DIGEST, results_digest
-from pbft.limits import MIB
-from pbft.messages import Authenticated, Outcome, Replies, Reply, Request, VerifiedBatch
+from pbft.limits import ANSWER_BYTES_MAX, MIB
+from pbft.messages import (
+    Authenticated,
+    Outcome,
+    ReadReply,
+    Replies,
+    Reply,
+    Request,
+    VerifiedBatch,
+)
 from pbft.types import ReplicaId
 
 CORE_DOMAIN = 0
@@ -20,6 +31,7 @@ REPLIES_BYTES_MAX = 2 * MIB
 """Of replies under one signature."""
 REPLY_BYTES, RESULT_BYTES = 160, 8
 """What a reply and a result weigh besides the results' own bytes."""
+AnyReply = TypeVar("AnyReply", Reply, ReadReply)
 _REJOIN = struct.Struct(">QQQ")
 """Incarnation, sequence at which its rejoin was executed, agreed time then."""
 
@@ -69,6 +81,7 @@ def _execute_batch(core: Core, slot: Slot, batch: VerifiedBatch | None) -> None:
             encoded = batch.time_us.to_bytes(8, "big")
             core.state.domain(CORE_DOMAIN).put(AGREED_TIME_KEY, 0, encoded)
         core.results_room = core.genesis.limits.results_bytes_per_batch
+        core.records_room = core.genesis.limits.records_per_batch
         for request in batch.requests:
             _execute_request(core, slot.sequence, request)
         count = len(batch.requests)
@@ -122,12 +135,15 @@ def _execute_operations(core: Core, sequence: int, message: Request) -> tuple[by
     time_us, client = core.agreed_time_us, message.client
     results: list[bytes] = []
     room = min(limits.results_bytes_per_request, core.results_room)
+    begin = service.touched
+    end = begin + min(limits.records_per_request, core.records_room)
     for operation in message.operations:
-        may = room > 0
+        may = room > 0 and service.touched < end
         result = service.execute(operation, time_us, client) if may else service.exhausted()
         room -= len(result)
         core.results_room -= len(result)
         results.append(result)
+    core.records_room -= service.touched - begin
     return tuple(results)
 
 
@@ -197,22 +213,27 @@ def flush_replies(core: Core) -> None:
     does not know yet what it said before, or whose state is wrong, says nothing."""
     if core.recalling is None and not core.diverged:
         for client, replies in core.replies.items():
-            for part in _parts(replies):
+            for part in parts(replies):
                 message = Replies(client, core.entered_view, part)
                 core.emit(Answer(client, core.signer.sign(message)))
     core.replies.clear()
 
 
-def _parts(replies: list[Reply]) -> list[tuple[Reply, ...]]:
-    """Replies in groups of bounded size; a group has at least one."""
-    parts: list[list[Reply]] = []
+def parts(replies: Iterable[AnyReply]) -> list[tuple[AnyReply, ...]]:
+    """Replies in groups of bounded size; a group has at least one.
+
+    Results that no message can carry, which only a service with results above `result_bytes`
+    makes, are left out: the client learns their digest, and this replica lives.
+    """
+    groups: list[list[AnyReply]] = []
     size = 0
     for reply in replies:
         results = reply.results or ()
         cost = REPLY_BYTES + sum(map(len, results)) + RESULT_BYTES * len(results)
+        fits = cost <= ANSWER_BYTES_MAX
         size += cost
-        if not parts or size > REPLIES_BYTES_MAX:
-            parts.append([])
+        if not groups or size > REPLIES_BYTES_MAX:
+            groups.append([])
             size = cost
-        parts[-1].append(reply)
-    return [tuple(part) for part in parts]
+        groups[-1].append(reply if fits else replace(reply, results=None))
+    return [tuple(group) for group in groups]

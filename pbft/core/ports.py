@@ -150,13 +150,24 @@ class Snapshot(Protocol):
 class Service(Protocol):
     """The replicated service. Total and deterministic; no clock, no randomness, no IO."""
 
+    @property
+    def touched(self) -> int:
+        """How many records all calls so far have looked at: a meter that only ever grows.
+
+        By how much a call moves it depends on the call and the replicated state alone, because
+        what is executed depends on it (records_per_request, _per_batch): at least 1, and in
+        proportion to the time that the call takes.
+        """
+        ...
+
     def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
         """Applies one operation and returns its result. Never raises for any bytes."""
         ...
 
     def exhausted(self) -> bytes:
         """The result of an operation that is not executed, because those before it in its request
-        or batch answered as much as one may (results_bytes_per_request, _per_batch)."""
+        or batch answered, or looked at, as much as one may (results_bytes_per_request, _per_batch,
+        records_per_request, _per_batch). At most EXHAUSTED_BYTES_MAX with its framing."""
         ...
 
     def query(self, query: bytes, agreed_time_us: Micros) -> bytes:

@@ -7,10 +7,11 @@ the read began.
 """
 
 from pbft.core.effects import Answer
+from pbft.core.execution import parts
 from pbft.core.state import Core, HeldRead
 from pbft.crypto.digest import query_digest, results_digest
 from pbft.messages import Consistency, Outcome, ReadReplies, ReadReply, ReadRequest
-from pbft.types import ClientKey, SequenceNumber
+from pbft.types import ClientKey, Micros, SequenceNumber
 
 
 def barrier(core: Core) -> SequenceNumber:
@@ -60,37 +61,68 @@ def _may_answer(core: Core, at: SequenceNumber) -> bool:
 
 def advance(core: Core) -> None:
     """Answers the held reads whose barrier was executed, and refuses those that waited for too
-    long."""
+    long. One commit may release thousands: a step answers as many as its bound allows."""
+    core.are_reads_due = False
     if not core.held_reads:
         return
+    room = core.settings.limits.read_results_bytes_per_step
+    end = core.service.touched + core.settings.limits.read_records_per_step
     waiting = []
     for held in core.held_reads:
-        if _may_answer(core, held.barrier):
-            _answer(core, held.client, held.request)
+        may = _may_answer(core, held.barrier)
+        if may and room > 0 and core.service.touched < end:
+            room -= _answer(core, held.client, held.request)
         elif core.now.monotonic_us >= held.since_us + core.settings.timers.request_timeout_us:
             _refuse(core, held.client, held.request)
         else:
             waiting.append(held)
+            core.are_reads_due |= may
     core.held_reads = waiting
 
 
-def _answer(core: Core, client: ClientKey, request: ReadRequest) -> None:
-    results = tuple(core.service.query(query, core.agreed_time_us) for query in request.queries)
+def next_deadline_us(core: Core) -> Micros | None:
+    """At once, if held reads are left that can be answered."""
+    return core.now.monotonic_us if core.are_reads_due else None
+
+
+def _answer(core: Core, client: ClientKey, request: ReadRequest) -> int:
+    """Queues the answer; returns the bytes of its results, whether they are sent or not.
+
+    Queries beyond the budget of a request are not looked at. A linearizable read is then refused,
+    so that the client orders it at once; for a stale one there is no other way, so it is told.
+    """
+    service = core.service
+    results: list[bytes] = []
+    end = service.touched + core.genesis.limits.records_per_request
+    room = limit = core.genesis.limits.results_bytes_per_request
+    for query in request.queries:
+        if room > 0 and service.touched < end:
+            result = service.query(query, core.agreed_time_us)
+        elif request.consistency is Consistency.LINEARIZABLE:
+            _refuse(core, client, request)
+            return limit - room
+        else:
+            result = service.exhausted()
+        room -= len(result)
+        results.append(result)
     designated = request.nonce % core.thresholds.replicas == core.me
     reply = ReadReply(
         request.nonce,
         query_digest(request.queries),
         results_digest(Outcome.EXECUTED, 0, results),
-        results if designated or request.full_results else None,
+        tuple(results) if designated or request.full_results else None,
         core.executed,
     )
     core.read_replies.setdefault(client, []).append(reply)
+    return limit - room
 
 
 def flush(core: Core) -> None:
-    """Signs what is due to each client, once per client; a diverged replica says nothing."""
+    """Signs what is due to each client, in as few messages as their bound allows; a diverged
+    replica says nothing."""
     if not core.diverged:
         for client, replies in core.read_replies.items():
-            message = ReadReplies(client, core.entered_view, tuple(replies))
-            core.emit(Answer(client, core.signer.sign(message)))
+            for part in parts(replies):
+                message = ReadReplies(client, core.entered_view, part)
+                core.emit(Answer(client, core.signer.sign(message)))
     core.read_replies.clear()

@@ -176,6 +176,7 @@ class Replica:
             state_transfer.next_deadline_us(core),
             state_transfer.next_chunk_due_us(core),
             amnesia.next_deadline_us(core),
+            reads.next_deadline_us(core),
         ]
         if core.held:
             candidates.append(core.held_due_us)

@@ -233,6 +233,8 @@ class Core:
     agreed_time_us: Micros = 0
     results_room: int = 0
     """Bytes of results that the batch under execution may still produce."""
+    records_room: int = 0
+    """Records that it may still look at."""
     checkpoints: dict[SequenceNumber, dict[ReplicaId, Authenticated[Checkpoint]]] = field(
         default_factory=dict
     )
@@ -301,6 +303,8 @@ class Core:
     stalled_at: SequenceNumber = 0
 
     held_reads: list[HeldRead] = field(default_factory=list)
+    are_reads_due: bool = False
+    """Some of them could be answered already; the last step had enough to do."""
     evidence: OrderedDict[tuple[str, ReplicaId, int, int], Evidence] = field(
         default_factory=OrderedDict
     )

@@ -173,6 +173,11 @@ class ObservedService:
         self._service = service
         self._metrics = metrics
 
+    @property
+    def touched(self) -> int:
+        """See Service."""
+        return self._service.touched
+
     def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
         """See Service."""
         result = self._service.execute(operation, agreed_time_us, client)

@@ -5,11 +5,14 @@ the records of its own domains, and implements `Service`:
 
     execute(operation, agreed_time_us, client) -> result   changes records, in the agreed order
     query(query, agreed_time_us) -> result                 reads records, changes nothing
+    exhausted() -> result                                  of what a limit keeps from being executed
+    touched                                                a meter of the records looked at
 
 It must be total (any bytes are answered, nothing is raised), deterministic (no clock, randomness,
 IO, hash order, or memory besides the records: they are replaced by a state transfer behind the
-service's back), and its work per call must be bounded. Digests, checkpoints, snapshots and state
-transfer then work without the service knowing about them. `pbft.service.counter` is an example.
+service's back), and its work per call must be bounded, and metered by `touched`. Digests,
+checkpoints, snapshots and state transfer then work without the service knowing about them.
+`pbft.service.counter` is an example.
 """
 
 from collections.abc import Callable

@@ -13,6 +13,8 @@ class Counter:
 
     def __init__(self, state: State, limits: ProtocolLimits) -> None:
         del limits  # Neither its work nor its results can grow.
+        self.touched = 0
+        """See Service.touched: each call looks at one record."""
         self._records = state.domain(FIRST_SERVICE_DOMAIN)
 
     def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
@@ -30,6 +32,7 @@ class Counter:
 
     def query(self, query: bytes, agreed_time_us: Micros) -> bytes:
         """The count; `error` for anything but `read`."""
+        self.touched += 1
         if query != b"read":
             return b"error"
         record = self._records.get(COUNT)

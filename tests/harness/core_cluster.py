@@ -62,9 +62,11 @@ class Journal:
 
     def __init__(self, state: State) -> None:
         self._records = state.domain(2)
+        self.touched = 0
 
     def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
         """Appends; the result is the position and what was appended."""
+        self.touched += 1
         position = len(self.entries())
         self._records.put(b"%08d" % position, 0, operation)
         return b"%d:%s" % (position, operation)
@@ -75,6 +77,7 @@ class Journal:
 
     def query(self, query: bytes, agreed_time_us: Micros) -> bytes:
         """Everything so far."""
+        self.touched += 1
         return b"|".join(self.entries())
 
     def entries(self) -> list[bytes]:

@@ -36,6 +36,11 @@ def key_not_found() -> OperationError:
     return invalid_argument("key not found")
 
 
+def duplicate_key() -> OperationError:
+    """Rule 18."""
+    return invalid_argument("duplicate key given in txn request")
+
+
 def too_many_operations() -> OperationError:
     """Rule 19."""
     return invalid_argument("too many operations in txn request")

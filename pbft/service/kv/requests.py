@@ -1,9 +1,11 @@
 """Checks of an operation that need no state (service.md section 3, rules 7, 11, 12, 18, 19)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
 
 from pbft.limits import RECORD_KEY_BYTES_MAX
 from pbft.service.kv.errors import (
+    duplicate_key,
     empty_key,
     invalid_argument,
     key_not_found,
@@ -56,24 +58,27 @@ def check_delete_range(request: kv_pb2.DeleteRangeRequest) -> None:
         raise empty_key()
 
 
-def check_transaction(request: kv_pb2.TxnRequest) -> None:
-    """Raises OperationError for anything wrong in a transaction or one nested in it."""
-    _TransactionCheck().check(request, TRANSACTION_OPERATIONS_MAX, TRANSACTION_DEPTH_MAX)
-    _Writes.of_branch(request.success)
-    _Writes.of_branch(request.failure)
+def check_transaction(request: kv_pb2.TxnRequest) -> int:
+    """How many compares and operations it has, all levels together. Raises OperationError for
+    anything wrong in a transaction or one nested in it."""
+    walk = _TransactionCheck()
+    walk.check(request, TRANSACTION_OPERATIONS_MAX, TRANSACTION_DEPTH_MAX)
+    _check_writes(request.success)
+    _check_writes(request.failure)
+    return walk.total
 
 
 class _TransactionCheck:
     """Walks a transaction and those nested in it, counting."""
 
     def __init__(self) -> None:
-        self._total = 0
+        self.total = 0
 
     def check(self, request: kv_pb2.TxnRequest, budget: int, depth: int) -> None:
         sizes = (len(request.compare), len(request.success), len(request.failure))
-        self._total += sum(sizes)
+        self.total += sum(sizes)
         budget -= max(sizes)
-        if budget < 0 or depth == 0 or self._total > TRANSACTION_TOTAL_MAX:
+        if budget < 0 or depth == 0 or self.total > TRANSACTION_TOTAL_MAX:
             raise too_many_operations()
         for compare in request.compare:
             _check_compare(compare)
@@ -99,60 +104,79 @@ def _check_compare(compare: kv_pb2.Compare) -> None:
         raise invalid_argument("invalid compare option")
 
 
-class _Writes:
-    """What one branch may put and delete, nested branches included (rule 18)."""
-
-    def __init__(self) -> None:
-        self._puts: set[bytes] = set()
-        self._deletes: list[tuple[bytes, bytes]] = []
-
-    @classmethod
-    def of_branch(cls, operations: Iterable[kv_pb2.RequestOp]) -> "_Writes":
-        """Raises OperationError if a key is put twice, or put and deleted, in one branch."""
-        writes = cls()
-        for operation in operations:
-            match operation.WhichOneof("request"):
-                case "request_put":
-                    writes._add(cls._of_put(operation.request_put.key))
-                case "request_delete_range":
-                    deletion = operation.request_delete_range
-                    writes._deletes_with(deletion.key, deletion.range_end)
-                case "request_txn":
-                    nested = operation.request_txn
-                    writes._add(cls.of_branch(nested.success), cls.of_branch(nested.failure))
-        return writes
-
-    @classmethod
-    def _of_put(cls, key: bytes) -> "_Writes":
-        writes = cls()
-        writes._puts.add(key)
-        return writes
-
-    def _deletes_with(self, key: bytes, range_end: bytes) -> None:
-        writes = _Writes()
-        writes._deletes.append((key, range_end))
-        self._add(writes)
-
-    def _add(self, *alternatives: "_Writes") -> None:
-        """Adds the writes of one operation: of its alternatives only one is executed, so that they
-        may conflict with each other, but not with what is here already."""
-        for writes in alternatives:
-            if self._conflicts_with(writes):
-                raise invalid_argument("duplicate key given in txn request")
-        for writes in alternatives:
-            self._puts |= writes._puts
-            self._deletes += writes._deletes
-
-    def _conflicts_with(self, other: "_Writes") -> bool:
-        return (
-            not self._puts.isdisjoint(other._puts)
-            or any(is_within(key, *deleted) for key in other._puts for deleted in self._deletes)
-            or any(is_within(key, *deleted) for key in self._puts for deleted in other._deletes)
-        )
+_End: TypeAlias = tuple[bool, bytes]
+"""The end of a range, in an order in which the end of all keys is the last: whether it is that."""
+_NO_END: _End = (False, b"")
+"""Below every other."""
 
 
-def is_within(key: bytes, start: bytes, range_end: bytes) -> bool:
-    """Whether `key` is in the range that a request's (key, range_end) means (rule 6)."""
-    if not range_end:
-        return key == start
-    return start <= key and (range_end == TO_THE_END or key < range_end)
+class _Writes(NamedTuple):
+    """What an operation may put and delete, both branches of a nested transaction included."""
+
+    puts: Iterable[bytes]
+    deletes: Sequence[tuple[bytes, _End]]
+
+
+def _check_writes(operations: Iterable[kv_pb2.RequestOp]) -> _Writes:
+    """Rule 18: raises OperationError if a key is put twice, or put and deleted, by two operations
+    of one branch. Of a nested transaction only one branch is executed, so that its two may
+    conflict with each other."""
+    putters: dict[bytes, int] = {}
+    deletes: list[tuple[bytes, _End, int]] = []
+    for position, operation in enumerate(operations):
+        writes = _writes_of(operation)
+        for key in writes.puts:
+            if putters.setdefault(key, position) != position:
+                raise duplicate_key()
+        deletes += [(start, end, position) for start, end in writes.deletes]
+    if deletes and putters:
+        _check_puts_not_deleted(putters, deletes)
+    return _Writes(putters, [(start, end) for start, end, _ in deletes])
+
+
+def _writes_of(operation: kv_pb2.RequestOp) -> _Writes:
+    match operation.WhichOneof("request"):
+        case "request_put":
+            return _Writes((operation.request_put.key,), ())
+        case "request_delete_range":
+            deletion = operation.request_delete_range
+            return _Writes((), ((deletion.key, _end_of(deletion)),))
+        case "request_txn":
+            success = _check_writes(operation.request_txn.success)
+            failure = _check_writes(operation.request_txn.failure)
+            puts = (*success.puts, *failure.puts)
+            return _Writes(puts, (*success.deletes, *failure.deletes))
+        case _:
+            return _Writes((), ())
+
+
+def _end_of(deletion: kv_pb2.DeleteRangeRequest) -> _End:
+    """Rule 6: the first key after the range."""
+    if deletion.range_end == TO_THE_END:
+        return True, b""
+    return False, deletion.range_end or deletion.key + b"\0"
+
+
+def _check_puts_not_deleted(
+    putters: dict[bytes, int], deletes: list[tuple[bytes, _End, int]]
+) -> None:
+    """Raises OperationError if a key is put by one operation and deleted by another.
+
+    One pass over both in the order of the keys. Of the ranges that began, only the one that reaches
+    farthest matters, and, for what its own operation puts, the farthest one of any other.
+    """
+    deletes.sort()
+    position = 0
+    farthest, owner, farthest_other = _NO_END, -1, _NO_END
+    for key, putter in sorted(putters.items()):
+        while position < len(deletes) and deletes[position][0] <= key:
+            _, end, deleter = deletes[position]
+            position += 1
+            if deleter == owner:
+                farthest = max(farthest, end)
+            elif end > farthest:
+                farthest, owner, farthest_other = end, deleter, farthest
+            else:
+                farthest_other = max(farthest_other, end)
+        if (farthest if putter != owner else farthest_other) > (False, key):
+            raise duplicate_key()

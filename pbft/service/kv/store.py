@@ -51,10 +51,13 @@ class KeyValueStore:
         self._store = state.domain(STORE_DOMAIN)
         self._plain_puts = PlainPuts(self._pairs)
         self._limits = limits
+        self.touched = 0
+        """See Service.touched."""
 
     def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
         """Applies one operation. Total: what is wrong with it becomes an error result, and then
         nothing has changed."""
+        self.touched += 1
         put = read_plain_put(operation)
         if put is not None and len(operation) <= self._limits.operation_bytes:
             revision = self._revision() + 1
@@ -71,12 +74,13 @@ class KeyValueStore:
 
     def exhausted(self) -> bytes:
         """See Service.exhausted."""
-        error = OperationError(StatusCode.RESOURCE_EXHAUSTED, "too many results in one request")
+        error = OperationError(StatusCode.RESOURCE_EXHAUSTED, "request asks for too much")
         return _encode_error(error)
 
     def query(self, query: bytes, agreed_time_us: Micros) -> bytes:
         """Answers a range. The header is left out unless the query asks `with_revision`: answers
         of several replicas must match, and the revision moves with every write (protocol.md 11)."""
+        self.touched += 1
         try:
             request = self._decode(query)
             if not request.HasField("request_range"):
@@ -86,7 +90,10 @@ class KeyValueStore:
             transaction = Transaction(self._pairs, self._revision(), self._limits)
             result = kv_pb2.Result()
             result.response.response_range.SetInParent()
-            self._run_range(transaction, request.request_range, result.response.response_range)
+            try:
+                self._run_range(transaction, request.request_range, result.response.response_range)
+            finally:
+                self.touched += transaction.touched
             if request.request_range.with_revision:
                 result.response.response_range.header.revision = transaction.revision
             return result.SerializeToString()
@@ -119,7 +126,10 @@ class KeyValueStore:
         """The general path. Raises OperationError, and then nothing has changed."""
         transaction = Transaction(self._pairs, self._revision(), self._limits)
         result = kv_pb2.Result()
-        self._run(transaction, request, result.response)
+        try:
+            self._run(transaction, request, result.response)
+        finally:
+            self.touched += transaction.touched
         encoded = result.SerializeToString()
         if transaction.commit():
             self._set_revision(transaction.next_revision)
@@ -139,7 +149,7 @@ class KeyValueStore:
                 self._run_range(transaction, request.request_range, response.response_range)
                 response.response_range.header.revision = transaction.revision
             case "request_txn":
-                check_transaction(request.request_txn)
+                self.touched += check_transaction(request.request_txn)
                 run_transaction(transaction, request.request_txn, response.response_txn)
             case "request_delete_range":
                 check_delete_range(request.request_delete_range)

@@ -7,6 +7,7 @@ state before it.
 """
 
 import struct
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -21,6 +22,11 @@ PAIR_HEADER = struct.Struct(">QQQ")
 """Before the value in a record: create revision, version, lease."""
 
 
+GENERAL_PATH_COST = 1
+"""Of an operation that needs a buffer, in records, besides the one that every operation counts as:
+without any pair it takes twice as long as a plain put."""
+RECORD_UNIT_BYTES = 4096
+"""So many bytes of records take about as long to copy as one more record takes to find."""
 PAIR_OVERHEAD_BYTES = 64
 """More than a pair in a record or in a result has besides its key and value."""
 
@@ -55,7 +61,9 @@ class Transaction:
 
     __slots__ = (
         "_bytes_left",
+        "_changed_keys",
         "_changes",
+        "_limits",
         "_records",
         "_records_left",
         "_result_bytes_left",
@@ -67,11 +75,21 @@ class Transaction:
         self.revision = revision
         self.next_revision = revision + 1
         self._records = records
+        self._limits = limits
         self._records_left = limits.records_per_operation
         self._bytes_left = limits.record_bytes_per_operation
         self._result_bytes_left = limits.result_bytes
         # For each changed key: the mod revision of the pair before (0: none), the pair after.
         self._changes: dict[bytes, tuple[int, Pair | None]] = {}
+        # Their keys in order, from the first range that is read after a change.
+        self._changed_keys: list[bytes] = []
+
+    @property
+    def touched(self) -> int:
+        """What it has cost so far, in records (Service.touched)."""
+        records = self._limits.records_per_operation - self._records_left
+        size_bytes = self._limits.record_bytes_per_operation - self._bytes_left
+        return GENERAL_PATH_COST + records + size_bytes // RECORD_UNIT_BYTES
 
     @property
     def current_revision(self) -> int:
@@ -98,7 +116,7 @@ class Transaction:
             record = self._records.get(key)
             return iter(() if record is None else (self._read(key, *record),))
         end = None if range_end == TO_THE_END else range_end
-        changed = sorted(k for k in changes if key <= k and (end is None or k < end))
+        changed = self._changed_within(key, end) if changes else []
         return self._merged(key, end, changed) if changed else self._stored(key, end)
 
     def put(self, key: bytes, value: bytes, lease: int, previous: Pair | None) -> None:
@@ -108,16 +126,16 @@ class Transaction:
         self._spend(len(key) + len(value))
         if previous is None:
             pair = Pair(key, next_revision, next_revision, 1, lease, value)
-            self._changes[key] = 0, pair
+            self._change(key, 0, pair)
         else:
             version = previous.version + 1
             pair = Pair(key, previous.create_revision, next_revision, version, lease, value)
-            self._changes[key] = previous.mod_revision, pair
+            self._change(key, previous.mod_revision, pair)
 
     def delete(self, previous: Pair) -> None:
         """Deletes the key whose pair is `previous` now; not one that this operation has put."""
         self._spend(len(previous.key))
-        self._changes[previous.key] = previous.mod_revision, None
+        self._change(previous.key, previous.mod_revision, None)
 
     def commit(self) -> bool:
         """Writes the changes to the records; returns whether there were any."""
@@ -144,6 +162,20 @@ class Transaction:
         if self._result_bytes_left < 0:
             raise result_too_large()
         return encoded
+
+    def _change(self, key: bytes, previous_revision: int, pair: Pair | None) -> None:
+        if self._changed_keys and key not in self._changes:
+            insort(self._changed_keys, key)
+        self._changes[key] = previous_revision, pair
+
+    def _changed_within(self, start: bytes, end: bytes | None) -> list[bytes]:
+        """The changed keys of a range, ascending. Sorted once: a transaction may change very many
+        and then read very many ranges."""
+        if not self._changed_keys:
+            self._changed_keys = sorted(self._changes)
+        keys = self._changed_keys
+        stop = len(keys) if end is None else bisect_left(keys, end)
+        return keys[bisect_left(keys, start) : stop]
 
     def _stored(self, start: bytes, end: bytes | None) -> Iterator[Pair]:
         for key, mod_revision, value in self._records.scan(start, end):

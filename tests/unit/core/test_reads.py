@@ -1,11 +1,15 @@
 """Reads (protocol.md section 11): the barrier, its bounds, and why answering at once is wrong."""
 
+from dataclasses import replace
+
 import pytest
 
+from pbft.core.execution import REPLIES_BYTES_MAX
 from pbft.core.reads import barrier
 from pbft.crypto.digest import query_digest, results_digest
-from pbft.limits import LocalLimits
-from pbft.messages import Commit, Consistency, Outcome, ReadReply, ReadRequest
+from pbft.errors import ConfigurationError
+from pbft.limits import KIB, MESSAGE_BYTES_MAX, MIB, LocalLimits, ProtocolLimits
+from pbft.messages import Commit, Consistency, Kind, Outcome, ReadReply, ReadRequest
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_forge import INTERVAL
 from tests.harness.core_solo import Solo
@@ -271,3 +275,134 @@ def test_a_read_that_waits_too_long_is_refused() -> None:
     (refusal,) = answers(solo)
     assert refusal.refused
     assert not solo.node.core.held_reads
+
+
+class Wide:
+    """A service whose every answer has a given size, and which counts what it is asked."""
+
+    def __init__(self, size: int) -> None:
+        self.result = b"x" * size
+        self.asked = 0
+        self.touched = 0
+        self.weight = 1
+
+    def execute(self, operation: bytes, agreed_time_us: int, client: bytes) -> bytes:
+        return self.result
+
+    def exhausted(self) -> bytes:
+        return b"exhausted"
+
+    def query(self, query: bytes, agreed_time_us: int) -> bytes:
+        self.asked += 1
+        self.touched += self.weight
+        return self.result
+
+
+def read_messages(solo: Solo) -> list[int]:
+    """The size of each message of read answers."""
+    payloads = [answer.replies for answer in solo.node.answers]
+    return [len(signed.payload) for signed in payloads if signed.kind is Kind.READ_REPLIES]
+
+
+QUERIES = (b"q",) * ProtocolLimits().operations_per_request
+
+
+def test_a_fast_read_beyond_the_budget_is_refused() -> None:
+    """It answered once with all results in one message, of any size; the client orders it now."""
+    solo = Solo()
+    solo.node.core.service = service = Wide(MIB)
+    solo.read(fast(1, *QUERIES))
+    (refusal,) = answers(solo)
+    assert (refusal.refused, refusal.results, refusal.nonce) == (True, None, 1)
+    assert service.asked == 4, "what is beyond the budget is not even looked at"
+
+
+def test_a_fast_read_within_the_budget_is_answered() -> None:
+    solo = Solo()
+    solo.node.core.service = Wide(MIB)
+    solo.read(fast(1, *QUERIES[:4]))
+    (reply,) = answers(solo)
+    assert not reply.refused and reply.results == (b"x" * MIB,) * 4
+
+
+def test_a_stale_read_beyond_the_budget_is_told_so() -> None:
+    solo = Solo()
+    solo.node.core.service = service = Wide(ProtocolLimits().result_bytes - 1)
+    solo.read(ReadRequest(1, QUERIES, Consistency.STALE, True))
+    (reply,) = answers(solo)
+    assert reply.results == (service.result,) * 2 + (b"exhausted",) * (len(QUERIES) - 2)
+    assert max(read_messages(solo)) < MESSAGE_BYTES_MAX
+
+
+def test_a_fast_read_that_looks_at_too_many_records_is_refused() -> None:
+    solo = Solo()
+    solo.node.core.service = service = Wide(1)
+    service.weight = ProtocolLimits().records_per_request // 3
+    solo.read(fast(1, *QUERIES[:4]))
+    solo.read(fast(2, *QUERIES))
+    assert [(reply.nonce, reply.refused) for reply in answers(solo)] == [(1, False), (2, True)]
+    assert service.asked == 8
+
+
+def test_held_reads_that_look_at_many_records_are_answered_step_by_step() -> None:
+    solo = Solo(limits=LocalLimits(read_records_per_step=30))
+    digest = solo.propose(1)
+    solo.prepare(1, digest)
+    solo.node.core.service = service = Wide(1)
+    service.weight = 10
+    for nonce in range(5):
+        solo.read(fast(nonce))
+    solo.commit(1, digest)
+    assert service.asked == 3
+    solo.node.tick()
+    assert [reply.nonce for reply in answers(solo)] == list(range(5))
+
+
+def test_the_reads_that_one_commit_releases_are_answered_step_by_step() -> None:
+    limits = LocalLimits(read_results_bytes_per_step=3 * MIB)
+    solo = Solo(limits=limits)
+    digest = solo.propose(1)
+    solo.prepare(1, digest)
+    solo.node.core.service = service = Wide(MIB)
+    for nonce in range(20):
+        solo.read(fast(nonce))
+    solo.commit(1, digest)
+    assert service.asked == 3
+    assert solo.node.replica.next_deadline_us() == solo.node.core.now.monotonic_us
+    solo.node.tick()
+    assert service.asked == 6
+    for _ in range(5):
+        solo.node.tick()
+    assert [reply.nonce for reply in answers(solo)] == list(range(20))
+    assert not any(reply.refused for reply in answers(solo))
+    assert solo.node.replica.next_deadline_us() != solo.node.core.now.monotonic_us
+    assert max(read_messages(solo)) <= REPLIES_BYTES_MAX
+
+
+def test_answers_due_at_once_are_split() -> None:
+    """A step may answer one read at once and release others."""
+    solo = Solo(limits=LocalLimits(read_results_bytes_per_step=64 * MIB))
+    digest = solo.propose(1)
+    solo.prepare(1, digest)
+    solo.node.core.service = Wide(MIB - KIB)
+    for nonce in range(20):
+        solo.read(fast(nonce))
+    solo.commit(1, digest)
+    assert len(answers(solo)) == 20
+    assert len(read_messages(solo)) == 10
+    assert max(read_messages(solo)) <= REPLIES_BYTES_MAX
+
+
+def test_a_result_that_no_message_can_carry_is_told_by_its_digest() -> None:
+    solo = Solo()
+    solo.node.core.service = Wide(MESSAGE_BYTES_MAX)
+    solo.read(fast(1))
+    (reply,) = answers(solo)
+    assert reply.results is None and not reply.refused
+    assert reply.results_digest == results_digest(Outcome.EXECUTED, 0, (b"x" * MESSAGE_BYTES_MAX,))
+
+
+@pytest.mark.parametrize("name", ["results_bytes_per_request", "result_bytes"])
+def test_limits_under_which_an_answer_would_not_fit_are_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="one message"):
+        replace(ProtocolLimits(), **{name: 12 * MIB})

@@ -252,6 +252,8 @@ def test_operations_are_counted_and_shared_among_the_batches_of_a_step() -> None
     it, core, _, metrics = observed(Event(EventName.EXECUTED, 0, 9, 1))
 
     class Service:
+        touched = 7
+
         def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
             return kv_pb2.Result(error=kv_pb2.Error(code=3)).SerializeToString()
 
@@ -278,6 +280,7 @@ def test_operations_are_counted_and_shared_among_the_batches_of_a_step() -> None
     assert value(metrics, "kv_operations_total", operation="malformed", outcome="error") == 1
     assert metrics.operations == 8
     assert service.exhausted() == b"exhausted"
+    assert service.touched == 7
     assert not is_error(service.query(b"q", 0))
     assert value(metrics, "kv_queries_total", outcome="ok") == 1
 

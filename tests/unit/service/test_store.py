@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbft.errors import ConfigurationError
-from pbft.limits import ProtocolLimits
+from pbft.limits import EXHAUSTED_BYTES_MAX, ProtocolLimits
 from pbft.service.kv import store as store_module
 from pbft.service.kv.plain import read_plain_put
 from pbft.service.kv.store import KeyValueStore
@@ -283,6 +283,7 @@ def test_it_is_the_same_on_the_layered_state(operations: list[Op | None]) -> Non
             state.seal(sequence)
         else:
             assert one.execute(operation) == other.execute(operation)
+            assert one.service.touched == other.service.touched
     for domain, records in other.state.domains.items():
         assert list(state.domain(domain).scan(b"", None)) == records.items()
 
@@ -337,3 +338,51 @@ def test_results_do_not_depend_on_the_process() -> None:
         )
         digests.add(run.stdout.strip())
     assert digests == {digest_of_a_run()}
+
+
+def cost(store: Store, operation: Op) -> int:
+    """By how much an operation moves the meter."""
+    before = store.service.touched
+    store.execute(operation)
+    return store.service.touched - before
+
+
+def test_the_meter_counts_operations_and_the_records_that_they_look_at() -> None:
+    store = Store()
+    for number in range(10):
+        assert cost(store, put(b"%02d" % number, b"x" * 100)) == 1
+    assert cost(store, get(b"03")) == 1
+    assert cost(store, get(b"0", b"1", count_only=True)) == 2 + 10
+    assert cost(store, get(b"0", b"1", limit=1)) == 2 + 10
+    assert cost(store, get(b"9", b"99")) == 2
+    assert cost(store, put(b"00", b"y", prev_kv=True)) == 2 + 2
+    assert cost(store, txn([], [get(b"9"), get(b"99"), put(b"0a")])) == 2 + 3 + 1
+    assert cost(store, delete(b"0", b"05")) == 2 + 2 * 5
+    before = store.service.touched
+    store.query(get(b"0", b"1", count_only=True))
+    store.query(get(b"09"))
+    assert store.service.touched == before + (2 + 6) + 1
+    assert cost(store, kv_pb2.RequestOp()) == 2
+
+
+def test_the_meter_counts_large_records_by_their_size() -> None:
+    store = Store()
+    for number in range(4):
+        store.put(b"%d" % number, b"x" * 65_536)
+    assert cost(store, get(b"0", b"9", count_only=True)) == 2 + 4 + 4 * 16
+
+
+def test_the_meter_counts_what_fails() -> None:
+    store = Store(SMALL)
+    for number in range(12):
+        store.put(b"%02d" % number)
+    assert cost(store, get(b"0", b"\0", count_only=True)) == 2 + 11
+    before = store.service.touched
+    store.query(get(b"0", b"\0"))
+    assert store.service.touched == before + 2 + 11
+
+
+def test_a_refused_operation_says_so_in_few_bytes() -> None:
+    exhausted = Store().service.exhausted()
+    assert kv_pb2.Result.FromString(exhausted).error.code == TOO_MANY_RECORDS[0]
+    assert len(exhausted) + 8 <= EXHAUSTED_BYTES_MAX
