@@ -39,6 +39,10 @@ VERIFIED_BATCH_BYTES = 16 * MIB
 TRANSFER_CHUNK_BYTES = 4 * MIB
 """Records in one chunk of a state transfer (at least one record travels whatever its size)."""
 
+TRANSFER_FLOOR_RATE = 512 * KIB
+"""Bytes per second that a source of a state transfer must deliver on the whole. A snapshot stays
+pinned for no longer than its whole state takes at this rate, and a little."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProtocolLimits:
@@ -114,6 +118,9 @@ class LocalLimits:
     about 16 ms of the processors, which the others lack where replicas share a machine."""
     transfer_idle_us: int = 30_000_000
     """A snapshot pinned for a peer that asks for nothing is released after this."""
+    transfer_grace_us: int = 60_000_000
+    """A snapshot is released after this and its bytes at TRANSFER_FLOOR_RATE, however often its
+    peer asks: the disk cannot reuse what a pinned snapshot reads."""
     tail_bytes: int = 128 * MIB
     """Decided batches kept above the snapshots that peers are fetching."""
     fetch_digests: int = 256
