@@ -12,6 +12,7 @@ the state is replaced.
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pbft.core.ports import Records
@@ -103,8 +104,16 @@ class SessionTable:
     """Decides requests at execution. Everything here is deterministic and the same on every
     replica."""
 
-    def __init__(self, records: Records, limits: ProtocolLimits, open_admission: bool) -> None:
+    def __init__(
+        self,
+        records: Records,
+        limits: ProtocolLimits,
+        open_admission: bool,
+        replicas: Sequence[bytes],
+    ) -> None:
+        """`replicas` are the keys of the genesis."""
         self._records = records
+        self._replicas = frozenset(replicas)
         self._limits = limits
         self._open_admission = open_admission
         self._clients: dict[ClientKey, ClientSessions] = {}
@@ -237,7 +246,7 @@ class SessionTable:
         closed = client.closed > 0 and self._is_closed(key, message.session)
         if message.session <= client.floor or closed:
             return Outcome.SESSION_EXPIRED
-        if client.highest == 0 and self._open_admission and not self._count_client():
+        if client.highest == 0 and not self._admits_one_more(key):
             del self._clients[key]
             return Outcome.CLIENT_REFUSED
         client.live[message.session] = Session()
@@ -247,7 +256,14 @@ class SessionTable:
         self._save(key, client)
         return None if message.session in client.live else Outcome.SESSION_EXPIRED
 
-    def _count_client(self) -> bool:
+    def _admits_one_more(self, key: ClientKey) -> bool:
+        """Counts a client that was never heard of, if it is to be counted and there is room.
+
+        A replica that asks to rejoin is no client: clients that fill the table must not bar it
+        from the cluster for ever. The genesis says which keys those are, so all decide alike.
+        """
+        if not self._open_admission or key in self._replicas:
+            return True
         known = self._records.get(COUNT_KEY)
         count = 0 if known is None else _U64.unpack(known[1])[0]
         if count >= self._limits.clients:

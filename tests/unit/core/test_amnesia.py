@@ -8,6 +8,7 @@ from pbft.core.effects import EventName, RejoinRecord
 from pbft.core.state import Mode
 from pbft.crypto.digest import batch_digest
 from pbft.errors import Reason
+from pbft.limits import ProtocolLimits
 from pbft.messages import (
     Checkpoint,
     Commit,
@@ -22,7 +23,7 @@ from pbft.messages import (
 )
 from pbft.storage.memory import MemoryBase, MemoryLog
 from tests.harness.core_cluster import SECOND, Cluster
-from tests.harness.core_forge import INTERVAL, WINDOW
+from tests.harness.core_forge import INTERVAL, WINDOW, Forge
 from tests.harness.core_solo import Solo
 
 VOTES = (Prepare, Commit, Checkpoint, ViewChange, NewView)
@@ -348,6 +349,13 @@ def test_one_rejoin_at_a_time_and_one_per_minute(
     assert solo.node.core.executed == at
     assert (solo.node.core.rejoins[3] == at) is taken
     assert solo.node.core.incarnations[3] == (incarnation if taken else 1)
+
+
+def test_clients_that_fill_the_table_bar_no_replica_from_rejoining() -> None:
+    solo = Solo(4, forge=Forge(4, ProtocolLimits(clients=1), open_admission=True))
+    solo.decide(1)
+    solo.decide(2, solo.forge.batch(rejoin_of(solo, 3, 1)))
+    assert solo.node.core.rejoins == {3: 2}
 
 
 def test_a_rejoin_that_is_refused_is_tried_again_with_a_new_incarnation() -> None:

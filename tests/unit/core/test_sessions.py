@@ -12,7 +12,7 @@ from pbft.limits import ProtocolLimits
 from pbft.messages import Authenticated, Kind, Outcome, Reply, Request, Signed
 from tests.harness.records import DictRecords
 
-ME, OTHER = b"m" * 32, b"o" * 32
+ME, OTHER, REPLICA = b"m" * 32, b"o" * 32, b"r" * 32
 LIMITS = ProtocolLimits(sessions_per_client=3, session_numbers_kept=4, cached_result_bytes=10)
 
 
@@ -27,7 +27,7 @@ class World:
     sequence: int = 0
 
     def __post_init__(self) -> None:
-        self.table = SessionTable(self.records, self.limits, self.open_admission)
+        self.table = SessionTable(self.records, self.limits, self.open_admission, [REPLICA])
 
     def ask(
         self,
@@ -251,6 +251,17 @@ def test_an_open_cluster_refuses_clients_beyond_its_maximum_and_never_evicts() -
     assert world.outcome(2, 1) is Outcome.EXECUTED
     assert world.table.cached_reply(request(1, 1, OTHER)) is None
     assert all(not key.startswith(OTHER) for key, _, _ in world.records.items())
+
+
+def test_a_full_table_bars_no_replica_from_rejoining() -> None:
+    """Nor does a replica take a client's place."""
+    world = World(replace(LIMITS, clients=1), open_admission=True)
+    assert world.outcome(1, 1, client=REPLICA) is Outcome.EXECUTED
+    assert world.outcome(1, 1) is Outcome.EXECUTED
+    assert world.outcome(1, 1, client=OTHER) is Outcome.CLIENT_REFUSED
+    full = World(replace(LIMITS, clients=1), open_admission=True)
+    full.ask(1, 1)
+    assert full.outcome(7, 1, client=REPLICA) is Outcome.EXECUTED
 
 
 def test_asking_about_an_unknown_client_leaves_no_trace() -> None:
