@@ -107,6 +107,9 @@ class LocalLimits:
     """View-changes of one signer looked at: at most one per interval."""
     recall_interval_us: int = 100_000
     """Recalls of one peer answered: at most one per interval in the long run."""
+    expired_interval_us: int = 10_000
+    """Requests of closed sessions that one peer forwards: at most one per interval in the long
+    run."""
     leaves_interval_us: int = 500_000
     """Leaves served to one peer: at most once per interval in the long run."""
     chunk_interval_us: int = 500

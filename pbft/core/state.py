@@ -302,6 +302,7 @@ class Core:
     leaves_pace: Pace = field(default_factory=Pace)
     recall_pace: Pace = field(default_factory=Pace)
     chunk_pace: Pace = field(default_factory=Pace)
+    expired_pace: Pace = field(default_factory=Pace)
     clock_offsets_us: dict[ReplicaId, Micros] = field(default_factory=dict)
     """Peer's clock minus mine at its last status."""
     pushed_us: dict[ReplicaId, dict[PushKey, Micros]] = field(default_factory=dict)
