@@ -98,8 +98,8 @@ class LocalLimits:
     held_read_bytes: int = 16 * MIB
     evidence: int = 256
     bodies_per_slot: int = 8
-    """Batches kept for one slot over several views; the accepted and the prepared one always
-    stay."""
+    """Batches kept for one slot over several views; all that were accepted stay until the slot is
+    decided."""
     status_interval_us: int = 20_000
     """Statuses of one peer looked at: at most one per interval."""
     healing_bytes_per_status: int = 4 * MIB
