@@ -43,6 +43,10 @@ VERIFIED_BATCH_BYTES = 16 * MIB
 TRANSFER_CHUNK_BYTES = 4 * MIB
 """Records in one chunk of a state transfer (at least one record travels whatever its size)."""
 
+TRANSFER_FLOOR_RATE = 512 * KIB
+"""Bytes per second that a source of a state transfer must deliver on the whole. A snapshot stays
+pinned for no longer than its whole state takes at this rate, and a little."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProtocolLimits:
@@ -117,8 +121,8 @@ class LocalLimits:
     """... and so they do once they have looked at so many records."""
     evidence: int = 256
     bodies_per_slot: int = 8
-    """Batches kept for one slot over several views; the accepted and the prepared one always
-    stay."""
+    """Batches kept for one slot over several views; all that were accepted stay until the slot is
+    decided."""
     status_interval_us: int = 20_000
     """Statuses of one peer looked at: at most one per interval."""
     healing_bytes_per_status: int = 4 * MIB
@@ -126,6 +130,9 @@ class LocalLimits:
     """View-changes of one signer looked at: at most one per interval."""
     recall_interval_us: int = 100_000
     """Recalls of one peer answered: at most one per interval in the long run."""
+    expired_interval_us: int = 10_000
+    """Requests of closed sessions that one peer forwards: at most one per interval in the long
+    run."""
     leaves_interval_us: int = 500_000
     """Leaves served to one peer: at most once per interval in the long run."""
     chunk_interval_us: int = 500
@@ -137,6 +144,9 @@ class LocalLimits:
     about 16 ms of the processors, which the others lack where replicas share a machine."""
     transfer_idle_us: int = 30_000_000
     """A snapshot pinned for a peer that asks for nothing is released after this."""
+    transfer_grace_us: int = 60_000_000
+    """A snapshot is released after this and its bytes at TRANSFER_FLOOR_RATE, however often its
+    peer asks: the disk cannot reuse what a pinned snapshot reads."""
     tail_bytes: int = 128 * MIB
     """Decided batches kept above the snapshots that peers are fetching."""
     fetch_digests: int = 256

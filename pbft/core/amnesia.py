@@ -35,7 +35,7 @@ from pbft.messages import (
     Signed,
     ViewChange,
 )
-from pbft.types import Micros, ReplicaId
+from pbft.types import Micros, ReplicaId, View
 
 REJOIN_INTERVAL_US = 60 * SECOND
 """Of agreed time between two rejoins of one replica."""
@@ -115,7 +115,28 @@ def _is_lacking(core: Core, signed: Signed) -> bool:
         return False
     if vote.view > core.recalling.persisted_view:
         return True
+    if _is_bygone(vote, core.recalling.persisted_view):
+        return False
     return core.own_votes.get((signed.kind, vote.view, vote.sequence)) != vote.digest
+
+
+def _is_bygone(vote: PrePrepare | Prepare | Commit, persisted_view: View) -> bool:
+    """A pre-prepare of a view below the persisted one says nothing about a loss: an honest log may
+    lack it. O is on disk in the new-view by which this replica entered its view, which the next
+    one replaces, and an entry of O whose body never came has no other record.
+
+    Nothing is missed by it. Take a directory rolled back to a log R. This replica signs in the
+    view it is in only, which never falls, and persists a view (its new-view or view-change) before
+    it signs anything there. So a pre-prepare below the view of R was signed before R was written
+    and does not show that anything came after R. One that does is of R's view or a later one:
+    those are compared, and R still holds the new-view of R's own view, with O.
+
+    If a record is lost without a rollback, a pre-prepare of a past view does no harm either: it
+    binds its author within its own view, where this replica never signs again. What later views
+    are owed are prepared certificates. Commits bear witness of those, and are compared in every
+    view; so are prepares, whose records stay until the durable checkpoint passes them.
+    """
+    return isinstance(vote, PrePrepare) and vote.view < persisted_view
 
 
 def _lose(core: Core) -> None:

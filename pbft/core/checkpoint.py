@@ -110,7 +110,7 @@ def discard(core: Core) -> None:
     transfer, and what this replica itself catches up with; while peers fetch state from here, also
     the decided batches above the snapshots that are pinned for them."""
     gone = core.log.discard(core.log_floor, core.catch_up)
-    pinned = min((snapshot.sequence for snapshot, _ in core.snapshots.values()), default=None)
+    pinned = min((pin.snapshot.sequence for pin in core.snapshots.values()), default=None)
     for sequence in [n for n in core.tail if pinned is None or n <= pinned]:
         core.tail_bytes -= len(core.tail.pop(sequence).batch)
     for slot in gone:

@@ -39,7 +39,8 @@ def _check_slots(core: Core) -> None:
         assert all(v.message.view == core.view for v in slot.prepares.current.values())
         assert all(v.message.view == core.view for v in slot.commits.current.values())
         assert primary not in slot.prepares.current, "the primary's prepare counted"
-        assert len(slot.bodies) <= core.settings.limits.bodies_per_slot + 3
+        unaccepted = slot.bodies.keys() - slot.accepted
+        assert len(unaccepted) <= core.settings.limits.bodies_per_slot + 3
 
 
 def _check_bounds(core: Core) -> None:

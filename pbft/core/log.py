@@ -70,6 +70,8 @@ class Slot:
     """Set once, never changed: n is decided."""
     bodies: dict[Digest, VerifiedBatch] = field(default_factory=dict)
     """Bodies pre-prepared, prepared or decided here, in whatever view; kept until h passes n."""
+    accepted: set[Digest] = field(default_factory=set)
+    """Digests of the bodies pre-prepared here, in whatever view; it is never iterated over."""
     touched_us: Micros = 0
     """When this replica last did something about n: healing leaves fresh slots alone."""
 
@@ -90,7 +92,13 @@ class Slot:
         self.commits.enter_view(view)
 
     def add_body(self, batch: VerifiedBatch, limit: int) -> None:
-        """Keeps a body, and at most `limit` of them: those in use, then the newest."""
+        """Keeps a body, and at most `limit` of them: those in use, then the newest.
+
+        While n is undecided, every body accepted here is in use, whatever views came between: its
+        digest may be prepared somewhere, a later new-view may propose it again, and no other
+        honest replica need have the body any more. One is added per view at most, and only in
+        views that this replica entered. Once n is decided no other digest can be proposed for it.
+        """
         self.bodies[batch.digest] = batch
         if len(self.bodies) <= limit:
             return
@@ -98,6 +106,8 @@ class Slot:
         needed = {
             holder.digest for holder in (self.prepared, self.decision, *votes) if holder is not None
         }
+        if self.decision is None:
+            needed |= self.accepted
         for digest in list(self.bodies):
             if len(self.bodies) > limit and digest not in needed:
                 del self.bodies[digest]

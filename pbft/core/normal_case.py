@@ -177,6 +177,7 @@ def accept_pre_prepare(
     slot.pre_prepare = pre_prepare
     slot.touched_us = core.now.monotonic_us
     if batch is not None:
+        slot.accepted.add(batch.digest)
         slot.add_body(batch, core.settings.limits.bodies_per_slot)
         if core.is_primary:
             for request in batch.requests:

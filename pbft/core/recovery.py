@@ -120,6 +120,7 @@ def _restore_accepted(core: Core, slot: Slot, record: AcceptedRecord) -> None:
     its body matters."""
     if record.batch:
         slot.bodies[record.digest] = _restore_body(core, record)
+        slot.accepted.add(record.digest)
     if record.view != core.view:
         return
     slot.waiting = None

@@ -93,7 +93,10 @@ class Replica:
             service,
             RequestPool(settings.limits),
             SessionTable(
-                state.domain(execution.SESSIONS_DOMAIN), genesis.limits, genesis.open_admission
+                state.domain(execution.SESSIONS_DOMAIN),
+                genesis.limits,
+                genesis.open_admission,
+                genesis.replicas,
             ),
             timeout_us=settings.timers.request_timeout_us,
         )

@@ -32,9 +32,36 @@ def on_submit(core: Core, request: Authenticated[Request], full_results: bool) -
 
 def on_forwarded(core: Core, request: Authenticated[Request], sender: ReplicaId) -> None:
     """A request that a peer passed on: taken, and never passed on again."""
-    if core.sessions.is_settled(request.message):
+    message = request.message
+    if core.sessions.is_settled(message):
         core.reject("request", Reason.SETTLED, sender)
         return
-    reason = core.pool.add(request, core.now.monotonic_us, core.timeout_us, sender)
+    expired = core.sessions.is_expired(message)
+    reason = _check_expired(core, sender) if expired else None
+    if reason is None:
+        now_us = core.now.monotonic_us
+        reason = core.pool.add(request, now_us, core.timeout_us, sender, only_reserved=expired)
     if reason is not None:
         core.reject("request", reason, sender)
+    elif expired:
+        interval_us = core.settings.limits.expired_interval_us
+        core.expired_pace.count(sender, core.now.monotonic_us, interval_us)
+
+
+def _check_expired(core: Core, sender: ReplicaId) -> Reason | None:
+    """Whether a request of a closed session is taken from a peer.
+
+    Any peer can replay all that a client ever sent in sessions that are over, and only executing
+    them again says that they are. So they must not crowd out what the client sends now: one per
+    peer and client, in the place reserved for that peer, and few per second. They are not refused
+    altogether, because a client that does not reach the primary learns only this way, by the
+    answer SESSION_EXPIRED, that it must open another session. A backup has no use for them:
+    nobody is suspected for their sake, and the client's next copy finds a later primary.
+
+    A replica that lags knows of fewer closed sessions than others, and so refuses less.
+    """
+    if not core.is_primary:
+        return Reason.SETTLED
+    interval_us = core.settings.limits.expired_interval_us
+    allowed = core.expired_pace.allows(sender, core.now.monotonic_us, interval_us)
+    return None if allowed else Reason.RATE_LIMIT

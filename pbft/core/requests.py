@@ -80,8 +80,13 @@ class RequestPool:
         now_us: Micros,
         timeout_us: Micros,
         forwarded_by: ReplicaId | None,
+        *,
+        only_reserved: bool = False,
     ) -> Reason | None:
-        """Takes a request; a Reason if not. The timer of its client starts if none is running."""
+        """Takes a request; a Reason if not. The timer of its client starts if none is running.
+
+        With `only_reserved` it may have no place but the one reserved for the peer that forwarded
+        it."""
         message = request.message
         queue = self._clients.get(message.client) or ClientQueue()
         key = (message.session, message.number)
@@ -91,7 +96,7 @@ class RequestPool:
         reserved = None
         if self._is_full(len(encoded)):
             return Reason.QUEUE_FULL
-        if self._is_client_full(queue, len(encoded)):
+        if only_reserved or self._is_client_full(queue, len(encoded)):
             taken = {item.reserved_by for item in queue.requests.values()}
             if forwarded_by is None or forwarded_by in taken:
                 return Reason.QUEUE_FULL

@@ -3,7 +3,7 @@
 Records of domain SESSIONS, all of version 0:
 
     client                              floor, cached bytes, live sessions with their `acknowledged`
-    client || session                   a closed session above the floor
+    client || session                   a closed session above the floor, or not swept yet
     client || session || number         an executed request above `acknowledged`, with its reply
 
 and `COUNT_KEY` with the number of clients and, under the prefix of CLOSED_KEY, nothing else. An
@@ -12,7 +12,9 @@ the state is replaced.
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from pbft.core.ports import Records
 from pbft.crypto.digest import results_digest
@@ -45,7 +47,8 @@ class ClientSessions:
     floor: int = 0
     """Sessions at or below are closed, whatever else is known."""
     closed: int = 0
-    """Closed sessions above the floor, each with a record of its own."""
+    """Closed sessions with a record of their own: those above the floor, and those below it that
+    are not swept yet."""
     highest: int = 0
     """Highest session ever opened."""
     cached_bytes: int = 0
@@ -54,6 +57,10 @@ class ClientSessions:
 
 CLIENTS_CACHED = 4_096
 """Clients whose sessions are kept as objects."""
+
+SESSIONS_SWEPT = 64
+"""Closed sessions below the floor that one request forgets at most: more than one, so that they
+become fewer, and few, so that it takes no time. All replicas must agree on it."""
 
 _NOBODY = ClientSessions()
 
@@ -103,8 +110,16 @@ class SessionTable:
     """Decides requests at execution. Everything here is deterministic and the same on every
     replica."""
 
-    def __init__(self, records: Records, limits: ProtocolLimits, open_admission: bool) -> None:
+    def __init__(
+        self,
+        records: Records,
+        limits: ProtocolLimits,
+        open_admission: bool,
+        replicas: Sequence[bytes],
+    ) -> None:
+        """`replicas` are the keys of the genesis."""
         self._records = records
+        self._replicas = frozenset(replicas)
         self._limits = limits
         self._open_admission = open_admission
         self._clients: dict[ClientKey, ClientSessions] = {}
@@ -204,7 +219,12 @@ class SessionTable:
         self._records.put(_session_key(message.client, message.session), 0, b"")
         client.closed += 1
         if client.closed > self._limits.session_numbers_kept:
-            self._raise_floor(message.client, client, self._lowest_closed(message.client))
+            # None below the floor is left here, because a request sweeps more than it adds; but the
+            # floor must not fall whatever the numbers are.
+            lowest = self._lowest_closed(message.client)
+            self._raise_floor(message.client, client, max(client.floor, lowest))
+        else:
+            self._sweep(message.client, client)
         self._save(message.client, client)
 
     # Inside.
@@ -237,17 +257,26 @@ class SessionTable:
         closed = client.closed > 0 and self._is_closed(key, message.session)
         if message.session <= client.floor or closed:
             return Outcome.SESSION_EXPIRED
-        if client.highest == 0 and self._open_admission and not self._count_client():
+        if client.highest == 0 and not self._admits_one_more(key):
             del self._clients[key]
             return Outcome.CLIENT_REFUSED
         client.live[message.session] = Session()
         client.highest = max(client.highest, message.session)
         if len(client.live) > self._limits.sessions_per_client:
             self._raise_floor(key, client, min(client.live))
+        else:
+            self._sweep(key, client)
         self._save(key, client)
         return None if message.session in client.live else Outcome.SESSION_EXPIRED
 
-    def _count_client(self) -> bool:
+    def _admits_one_more(self, key: ClientKey) -> bool:
+        """Counts a client that was never heard of, if it is to be counted and there is room.
+
+        A replica that asks to rejoin is no client: clients that fill the table must not bar it
+        from the cluster for ever. The genesis says which keys those are, so all decide alike.
+        """
+        if not self._open_admission or key in self._replicas:
+            return True
         known = self._records.get(COUNT_KEY)
         count = 0 if known is None else _U64.unpack(known[1])[0]
         if count >= self._limits.clients:
@@ -278,16 +307,20 @@ class SessionTable:
         client.floor = floor
         for session in [session for session in client.live if session <= floor]:
             self._drop_session(key, client, session)
-        if client.closed:
-            end = _session_key(key, floor + 1)
-            closed = [
-                record
-                for record, _, _ in self._records.scan(_session_key(key, 0), end)
-                if len(record) == len(key) + _U64.size
-            ]
-            for record in closed:
-                self._records.delete(record, 0)
-            client.closed -= len(closed)
+        self._sweep(key, client)
+
+    def _sweep(self, key: ClientKey, client: ClientSessions) -> None:
+        """Forgets a bounded number of closed sessions at or below the floor, which says all there
+        is to say about them. There may be as many as limits allow, and one request must not take
+        the time of all; whoever opens or closes a session adds at most one."""
+        if client.closed == 0:
+            return
+        # Of sessions at or below the floor none is live, so there are no other records.
+        below = self._records.scan(_session_key(key, 0), _session_key(key, client.floor + 1))
+        swept = [record for record, _, _ in islice(below, SESSIONS_SWEPT)]
+        for record in swept:
+            self._records.delete(record, 0)
+        client.closed -= len(swept)
 
     def _is_closed(self, key: ClientKey, session: int) -> bool:
         return self._records.get(_session_key(key, session)) is not None

@@ -145,6 +145,17 @@ class Transfer:
 
 
 @dataclass(slots=True)
+class Pin:
+    """The source side of a state transfer: what is pinned for one peer."""
+
+    snapshot: Snapshot
+    used_us: Micros
+    """When its peer last asked."""
+    ends_us: Micros
+    """When it is released even if its peer still asks."""
+
+
+@dataclass(slots=True)
 class Recalling:
     """After a start: nothing is signed until q - 1 peers answered (protocol.md section 10)."""
 
@@ -279,8 +290,8 @@ class Core:
     """Decided batches at or below h - K and above the lowest pinned snapshot, for who fetches
     it."""
     tail_bytes: int = 0
-    snapshots: dict[ReplicaId, tuple[Snapshot, Micros]] = field(default_factory=dict)
-    """Pinned for a peer's transfer, with the time of its last request; at most one per peer."""
+    snapshots: dict[ReplicaId, Pin] = field(default_factory=dict)
+    """Pinned for a peer's transfer; at most one per peer."""
 
     chunks_asked: dict[ReplicaId, StateRequest] = field(default_factory=dict)
     """Requests for records that wait until those served before are paid for; one per peer."""
@@ -293,6 +304,7 @@ class Core:
     leaves_pace: Pace = field(default_factory=Pace)
     recall_pace: Pace = field(default_factory=Pace)
     chunk_pace: Pace = field(default_factory=Pace)
+    expired_pace: Pace = field(default_factory=Pace)
     clock_offsets_us: dict[ReplicaId, Micros] = field(default_factory=dict)
     """Peer's clock minus mine at its last status."""
     pushed_us: dict[ReplicaId, dict[PushKey, Micros]] = field(default_factory=dict)

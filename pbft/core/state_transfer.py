@@ -12,9 +12,9 @@ from pbft.core import checkpoint, execution
 from pbft.core.certificates import checkpoint_certificate
 from pbft.core.effects import EventName, Install, Send
 from pbft.core.settings import SECOND
-from pbft.core.state import Core, Fetch, Transfer
+from pbft.core.state import Core, Fetch, Pin, Transfer
 from pbft.errors import Reason
-from pbft.limits import KIB
+from pbft.limits import KIB, TRANSFER_FLOOR_RATE
 from pbft.messages import (
     StableCertificate,
     StateChunk,
@@ -24,8 +24,6 @@ from pbft.messages import (
 )
 from pbft.types import Micros, ReplicaId, SequenceNumber
 
-FLOOR_RATE = 512 * KIB
-"""Bytes per second that a source must deliver on the whole."""
 RETRY_US = 1_000_000
 """A source that delivered nothing for so long is passed over; leaves are asked for again."""
 CHUNK_COST_BYTES = 256 * KIB
@@ -169,7 +167,7 @@ def _assign(core: Core, transfer: Transfer) -> None:
             return
         transfer.todo &= ~share
         size = sum(size for bucket, size in enumerate(transfer.sizes) if share >> bucket & 1)
-        due_us = core.now.monotonic_us + RETRY_US + size * SECOND // FLOOR_RATE
+        due_us = core.now.monotonic_us + RETRY_US + size * SECOND // TRANSFER_FLOOR_RATE
         transfer.fetching[peer] = Fetch(share, due_us)
         _ask(core, transfer, peer)
 
@@ -324,19 +322,36 @@ def on_state_request(core: Core, sender: ReplicaId, request: StateRequest) -> No
         if core.diverged or core.state.durable_sequence < max(request.at_least, 1):
             core.reject("state_request", Reason.SEQUENCE_HIGH, sender)
             return
-        snapshot = core.state.pin()
-        core.snapshots[sender] = (snapshot, now_us)
-        certificate = StableCertificate(snapshot.certificate)
-        core.emit(Send(sender, StateLeaves(certificate, snapshot.leaves())))
+        _pin(core, sender)
         return
-    pinned = core.snapshots.get(sender)
-    if pinned is None or pinned[0].sequence != request.sequence:
+    pin = core.snapshots.get(sender)
+    if pin is None or pin.snapshot.sequence != request.sequence:
         core.reject("state_request", Reason.SEQUENCE_LOW, sender)
         return
     core.chunk_pace.count(sender, now_us, core.settings.limits.chunk_interval_us)
-    core.snapshots[sender] = (pinned[0], now_us)
+    pin.used_us = now_us
     core.chunks_asked[sender] = request
     serve_chunks(core)
+
+
+def _pin(core: Core, peer: ReplicaId) -> None:
+    """Pins the durable state for a peer and tells it the leaves.
+
+    The pin has an end that no request moves, because a peer that asks now and then would keep the
+    disk from reusing anything for ever. It is late enough for every honest target, which gives a
+    source time for its share of the state S at TRANSFER_FLOOR_RATE and then shares out again what
+    others left. If only one of k sources delivers, it waits for the time of S / k and is then
+    asked for the rest, which is the time of S in all, and RETRY_US per round, which the grace
+    covers; with more that deliver it is less. A target that comes later finds the pin gone, asks
+    for leaves again, and keeps every bucket that did not change meanwhile.
+    """
+    now_us, limits = core.now.monotonic_us, core.settings.limits
+    snapshot = core.state.pin()
+    leaves = snapshot.leaves()
+    size = sum(leaf.size for leaf in leaves)
+    ends_us = now_us + limits.transfer_grace_us + size * SECOND // TRANSFER_FLOOR_RATE
+    core.snapshots[peer] = Pin(snapshot, now_us, ends_us)
+    core.emit(Send(peer, StateLeaves(StableCertificate(snapshot.certificate), leaves)))
 
 
 def serve_chunks(core: Core) -> None:
@@ -345,7 +360,7 @@ def serve_chunks(core: Core) -> None:
     while core.chunks_asked and core.now.monotonic_us >= core.chunks_due_us:
         peer = next(iter(core.chunks_asked))
         request = core.chunks_asked.pop(peer)
-        chunk = core.snapshots[peer][0].chunk(request.buckets, request.cursor)
+        chunk = core.snapshots[peer].snapshot.chunk(request.buckets, request.cursor)
         size = sum(len(record.key) + len(record.value) for record in chunk.records)
         is_busy = core.pool.count > 0 or core.log.get(core.executed + 1) is not None
         rate = limits.chunk_bytes_per_second_busy if is_busy else limits.chunk_bytes_per_second
@@ -361,14 +376,16 @@ def next_chunk_due_us(core: Core) -> Micros | None:
 def release(core: Core, peer: ReplicaId) -> None:
     """Unpins what this peer was fetching."""
     core.chunks_asked.pop(peer, None)
-    pinned = core.snapshots.pop(peer, None)
-    if pinned is not None:
-        pinned[0].release()
+    pin = core.snapshots.pop(peer, None)
+    if pin is not None:
+        pin.snapshot.release()
 
 
 def release_idle(core: Core) -> None:
-    """Unpins snapshots that nobody has asked about for a while."""
-    limit_us = core.settings.limits.transfer_idle_us
-    for peer, (_, used_us) in sorted(core.snapshots.items()):
-        if core.now.monotonic_us >= used_us + limit_us:
+    """Unpins snapshots that nobody has asked about for a while, or that were pinned for long
+    enough."""
+    now_us, limit_us = core.now.monotonic_us, core.settings.limits.transfer_idle_us
+    for peer in sorted(core.snapshots):
+        pin = core.snapshots[peer]
+        if now_us >= min(pin.used_us + limit_us, pin.ends_us):
             release(core, peer)

@@ -6,7 +6,9 @@ import pytest
 
 from pbft.core.effects import EventName, RejoinRecord
 from pbft.core.state import Mode
+from pbft.crypto.digest import batch_digest
 from pbft.errors import Reason
+from pbft.limits import ProtocolLimits
 from pbft.messages import (
     Checkpoint,
     Commit,
@@ -21,7 +23,7 @@ from pbft.messages import (
 )
 from pbft.storage.memory import MemoryBase, MemoryLog
 from tests.harness.core_cluster import SECOND, Cluster
-from tests.harness.core_forge import INTERVAL, WINDOW
+from tests.harness.core_forge import INTERVAL, WINDOW, Forge
 from tests.harness.core_solo import Solo
 
 VOTES = (Prepare, Commit, Checkpoint, ViewChange, NewView)
@@ -146,6 +148,52 @@ def test_a_vote_in_a_later_view_than_the_log_knows_is_amnesia() -> None:
     solo.recall(solo.forge.prepare(1, 1, A, view=6))
     assert solo.node.core.rejoining is not None
     assert [event.value for event in solo.node.events(EventName.AMNESIA)] == [1]
+
+
+def primary_that_lacked_a_body() -> tuple[Solo, Signed]:
+    """Replica 1 led view 1 without the body of O's only entry, and is in view 2 by now: its
+    pre-prepare in view 1, which others prepared, is in none of its records any more."""
+    solo = Solo(4, me=1)
+    forge = solo.forge
+    digest = batch_digest(solo.batch(1))
+    changes = [forge.view_change(peer, 1, [forge.proof(1, digest)]) for peer in (0, 2, 3)]
+    solo.cluster.tell(1, *changes)
+    (mine,) = [signed for new_view in solo.node.sent(NewView) for signed in new_view.pre_prepares]
+    proof = forge.proof(1, digest, 1, [0, 2])
+    assert proof.pre_prepare == mine and not solo.accepted_records()
+    solo.cluster.tell(
+        1, forge.new_view(2, [forge.view_change(peer, 2, [proof]) for peer in (0, 2, 3)])
+    )
+    assert solo.node.core.entered_view == 2
+    return solo, mine
+
+
+def test_an_entry_of_an_earlier_o_without_a_body_is_no_amnesia() -> None:
+    solo, mine = primary_that_lacked_a_body()
+    solo.node.restart()
+    solo.recall(mine)
+    assert solo.node.core.rejoining is None
+
+
+def test_votes_of_an_earlier_view_are_compared_all_the_same() -> None:
+    """They stay on disk until the durable checkpoint passes them."""
+    for kind in ("prepare", "commit"):
+        solo, mine = primary_that_lacked_a_body()
+        solo.node.restart()
+        solo.recall(mine, getattr(solo.forge, kind)(1, 1, A, view=0))
+        assert solo.node.core.rejoining is not None
+
+
+@pytest.mark.parametrize("view", [1, 5])
+def test_a_primary_that_was_rolled_back_within_its_view_is_recognised(view: int) -> None:
+    """What it signed after the copy was made is of the copy's view, or of a later one."""
+    solo = Solo(4, me=1)
+    forge = solo.forge
+    solo.cluster.tell(1, *(forge.view_change(peer, 1) for peer in (0, 2, 3)))
+    assert solo.node.core.is_primary and solo.node.core.entered_view == 1
+    solo.node.restart()
+    solo.recall(forge.pre_prepare(1, A, view=view))
+    assert solo.node.core.rejoining is not None
 
 
 def test_a_view_change_that_the_log_lacks_is_amnesia() -> None:
@@ -301,6 +349,13 @@ def test_one_rejoin_at_a_time_and_one_per_minute(
     assert solo.node.core.executed == at
     assert (solo.node.core.rejoins[3] == at) is taken
     assert solo.node.core.incarnations[3] == (incarnation if taken else 1)
+
+
+def test_clients_that_fill_the_table_bar_no_replica_from_rejoining() -> None:
+    solo = Solo(4, forge=Forge(4, ProtocolLimits(clients=1), open_admission=True))
+    solo.decide(1)
+    solo.decide(2, solo.forge.batch(rejoin_of(solo, 3, 1)))
+    assert solo.node.core.rejoins == {3: 2}
 
 
 def test_a_rejoin_that_is_refused_is_tried_again_with_a_new_incarnation() -> None:

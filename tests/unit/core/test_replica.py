@@ -218,6 +218,23 @@ def test_what_is_in_use_is_never_trimmed() -> None:
     assert [vote.view for vote in solo.node.sent(Commit)] == [0]
 
 
+def test_a_body_accepted_in_any_view_is_kept_until_the_slot_is_decided() -> None:
+    """A later new-view may propose it again, and nobody else need have it any more."""
+    solo = Solo(me=3, limits=LocalLimits(bodies_per_slot=2))
+    digests = [solo.propose(1, solo.batch(1))]
+    for view in (1, 2, 4, 5, 6):
+        solo.enter(view)
+        body = solo.forge.batch(solo.forge.request(view + 1))
+        digests.append(solo.propose(1, body, view=view))
+    assert set(digests) == set(solo.slot(1).bodies)
+    solo.restart()
+    assert set(digests) == set(solo.slot(1).bodies)
+    proof = solo.forge.proof(1, digests[0])
+    changes = [solo.forge.view_change(peer, 8, [proof]) for peer in (0, 1, 2)]
+    solo.cluster.tell(3, solo.forge.new_view(8, changes))
+    assert solo.node.sent(Prepare)[-1] == Prepare(8, 1, digests[0])
+
+
 def test_a_checkpoint_is_taken_though_the_proof_came_first() -> None:
     """A replica that executes what others have certified compares its state with theirs."""
     digest = Solo()

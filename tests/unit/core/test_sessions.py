@@ -6,13 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbft.core.sessions import CLIENTS_CACHED, SessionTable, decode_reply, encode_reply
+from pbft.core.sessions import (
+    CLIENTS_CACHED,
+    SESSIONS_SWEPT,
+    SessionTable,
+    decode_reply,
+    encode_reply,
+)
 from pbft.crypto.digest import results_digest
 from pbft.limits import ProtocolLimits
 from pbft.messages import Authenticated, Kind, Outcome, Reply, Request, Signed
 from tests.harness.records import DictRecords
 
-ME, OTHER = b"m" * 32, b"o" * 32
+ME, OTHER, REPLICA = b"m" * 32, b"o" * 32, b"r" * 32
 LIMITS = ProtocolLimits(sessions_per_client=3, session_numbers_kept=4, cached_result_bytes=10)
 
 
@@ -27,7 +33,7 @@ class World:
     sequence: int = 0
 
     def __post_init__(self) -> None:
-        self.table = SessionTable(self.records, self.limits, self.open_admission)
+        self.table = SessionTable(self.records, self.limits, self.open_admission, [REPLICA])
 
     def ask(
         self,
@@ -221,6 +227,45 @@ def test_raising_the_floor_forgets_the_closed_sessions_below_it() -> None:
     assert world.outcome(10, 1) is Outcome.SESSION_EXPIRED
 
 
+def test_raising_the_floor_over_many_closed_sessions_is_bounded_work_per_request() -> None:
+    """What the floor passed is swept by and by, and stays closed meanwhile."""
+    kept = 6 * SESSIONS_SWEPT
+    world = World(replace(LIMITS, session_numbers_kept=kept))
+    for session in range(1, kept + 1):
+        world.ask(session, 1, close=True)
+
+    def closed() -> int:
+        return sum(len(key) == len(ME) + 8 for key, _, _ in world.records.items())
+
+    before = closed()
+    assert before == kept
+    for session in range(kept + 1, kept + 20):
+        world.ask(session, 1)
+        now = closed()
+        assert before - now <= SESSIONS_SWEPT
+        assert world.outcome(session - LIMITS.sessions_per_client, 2) is Outcome.SESSION_EXPIRED
+        before = now
+    assert closed() == 0
+    for session in range(1, kept + 1, 50):
+        assert world.outcome(session, 1) is Outcome.SESSION_EXPIRED
+
+
+def test_the_floor_never_falls_to_a_closed_session_that_is_not_swept_yet() -> None:
+    kept = 6 * SESSIONS_SWEPT
+    world = World(replace(LIMITS, session_numbers_kept=kept))
+    for session in range(1, kept + 1):
+        world.ask(session, 1, close=True)
+    for session in range(1000, 1004):
+        world.ask(session, 1)
+    floor = world.table._client(ME).floor
+    assert floor == 1000
+    for session in range(2000, 2000 + 2 * kept):
+        world.ask(session, 1, close=True)
+        assert world.table._client(ME).floor >= floor
+        assert world.table._client(ME).closed <= kept
+    assert world.outcome(1000, 2) is Outcome.SESSION_EXPIRED
+
+
 def test_results_beyond_the_bound_are_forgotten_but_not_the_request() -> None:
     """Beyond the bytes per client the digest is kept, and counts as a match for it."""
     world = World()
@@ -251,6 +296,17 @@ def test_an_open_cluster_refuses_clients_beyond_its_maximum_and_never_evicts() -
     assert world.outcome(2, 1) is Outcome.EXECUTED
     assert world.table.cached_reply(request(1, 1, OTHER)) is None
     assert all(not key.startswith(OTHER) for key, _, _ in world.records.items())
+
+
+def test_a_full_table_bars_no_replica_from_rejoining() -> None:
+    """Nor does a replica take a client's place."""
+    world = World(replace(LIMITS, clients=1), open_admission=True)
+    assert world.outcome(1, 1, client=REPLICA) is Outcome.EXECUTED
+    assert world.outcome(1, 1) is Outcome.EXECUTED
+    assert world.outcome(1, 1, client=OTHER) is Outcome.CLIENT_REFUSED
+    full = World(replace(LIMITS, clients=1), open_admission=True)
+    full.ask(1, 1)
+    assert full.outcome(7, 1, client=REPLICA) is Outcome.EXECUTED
 
 
 def test_asking_about_an_unknown_client_leaves_no_trace() -> None:

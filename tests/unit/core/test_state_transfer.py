@@ -7,7 +7,7 @@ import pytest
 
 from pbft.core.effects import EventName, Install, Merge
 from pbft.errors import Reason
-from pbft.limits import KIB, LocalLimits
+from pbft.limits import KIB, TRANSFER_FLOOR_RATE, LocalLimits
 from pbft.messages import (
     Commit,
     Prepare,
@@ -398,6 +398,25 @@ def test_a_source_pins_one_snapshot_per_peer_and_for_a_while() -> None:
     solo.node.receive(2, StateRequest(INTERVAL, INTERVAL, b"\xff"))
     solo.cluster.advance(3 * SECOND)
     assert sorted(solo.node.core.snapshots) == [2]
+
+
+def test_a_peer_that_goes_on_asking_does_not_pin_for_ever() -> None:
+    """It gets the time that the state takes at the lowest acceptable rate, and a grace."""
+    solo = Solo(4, limits=LocalLimits(transfer_grace_us=20 * SECOND))
+    body = b"x" * 1000 * KIB
+    for sequence in range(1, INTERVAL + 1):
+        solo.decide(sequence, solo.forge.batch(solo.forge.request(sequence, body)))
+    solo.stabilise(INTERVAL)
+    solo.node.receive(2, StateRequest(0, 0))
+    at_least = 20 + INTERVAL * 1000 * KIB // TRANSFER_FLOOR_RATE
+    for second in range(at_least + 8):
+        assert (2 in solo.node.core.snapshots) >= (second < at_least)
+        solo.node.receive(2, StateRequest(INTERVAL, INTERVAL, b"", bytes([second + 1])))
+        solo.cluster.advance(SECOND)
+    assert not solo.node.core.snapshots
+    assert solo.rejected(Reason.SEQUENCE_LOW) > 0
+    solo.node.receive(2, StateRequest(0, 0))
+    assert sorted(solo.node.core.snapshots) == [2], "it may begin again, with the newest"
 
 
 def test_a_flood_of_requests_is_limited_per_peer() -> None:
