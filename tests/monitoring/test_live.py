@@ -237,9 +237,10 @@ def test_every_alert_fires_in_its_situation_and_every_panel_has_data(
                 for situation in (
                     be_quiet,
                     be_slow,
+                    # Before the liar: what it said and what it says afterwards is evidence, too.
+                    equivocate,
                     lie,
                     rot,
-                    equivocate,
                     cheat,
                     be_sluggish,
                     be_cut_off,
