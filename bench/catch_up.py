@@ -21,7 +21,7 @@ from typing import Self
 from pbft.cli.admin import admin_addresses, get
 from pbft.cli.bench import connect_all
 from pbft.cli.layout import BENCH_CLIENTS_START
-from pbft.cli.local import open_or_create, wait_until_serving
+from pbft.cli.local import open_or_create, until_serving
 from pbft.cli.observer import Observer
 from pbft.cli.supervisor import LocalCluster
 from pbft.genesis import parse_genesis
@@ -288,7 +288,6 @@ def in_cluster(story: Callable[[LocalCluster], Awaitable[None]]) -> None:
         try:
             for replica in cluster.replicas:
                 cluster.start(replica)
-            wait_until_serving(cluster)
             asyncio.run(_run(story, cluster))
         except BaseException:
             for replica in cluster.replicas:
@@ -299,6 +298,7 @@ def in_cluster(story: Callable[[LocalCluster], Awaitable[None]]) -> None:
 
 
 async def _run(story: Callable[[LocalCluster], Awaitable[None]], cluster: LocalCluster) -> None:
+    await until_serving(cluster)
     await story(cluster)
 
 

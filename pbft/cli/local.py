@@ -84,10 +84,11 @@ def wait_until_serving(cluster: LocalCluster, timeout_seconds: float = SERVING_S
     """
     import asyncio
 
-    asyncio.run(_probe_or_despair(cluster, timeout_seconds))
+    asyncio.run(until_serving(cluster, timeout_seconds))
 
 
-async def _probe_or_despair(cluster: LocalCluster, timeout_seconds: float) -> None:
+async def until_serving(cluster: LocalCluster, timeout_seconds: float = SERVING_SECONDS) -> None:
+    """The same for who has an event loop: gRPC complains when a process has one after another."""
     import asyncio
 
     probe = asyncio.create_task(_probe(cluster.layout, timeout_seconds))

@@ -14,7 +14,7 @@ import click
 
 from pbft.cli.failure import CommandFailed
 from pbft.cli.layout import MAIN_JOB_CLIENTS
-from pbft.cli.local import open_or_create, say_next_steps, wait_until_serving
+from pbft.cli.local import open_or_create, say_next_steps, until_serving
 from pbft.cli.options import directory_option, format_option
 from pbft.cli.output import print_json, print_table, say
 from pbft.cli.supervisor import LocalCluster
@@ -85,7 +85,7 @@ def main_job(directory: Path, kills: int, seconds: float, output: str) -> int:
 
 
 def heal(cluster: LocalCluster) -> None:
-    """Starts what is down and what an earlier run left corrupt, honestly; waits until it serves."""
+    """Starts what is down and what an earlier run left corrupt, honestly."""
     from pbft.cli.admin import admin_addresses, fetch_statuses
 
     corrupt = [
@@ -96,7 +96,6 @@ def heal(cluster: LocalCluster) -> None:
     cluster.stop(corrupt)
     for replica in cluster.replicas:
         cluster.start(replica)
-    wait_until_serving(cluster)
 
 
 async def perform(cluster: LocalCluster, kills: int, seconds: float) -> list[Claim]:
@@ -105,6 +104,7 @@ async def perform(cluster: LocalCluster, kills: int, seconds: float) -> list[Cla
     from pbft.cli.observer import Observer
     from pbft.cli.traffic import Traffic
 
+    await until_serving(cluster)
     layout = cluster.layout
     keys = [layout.client_key_file(number) for number in MAIN_JOB_CLIENTS[: CLIENTS + 1]]
     async with AsyncExitStack() as stack:
@@ -172,22 +172,19 @@ async def suffer_wrong_replies(scene: Scene, seconds: float) -> None:
 async def suffer_equivocation(scene: Scene, seconds: float) -> None:
     """The primary proposes different batches to different backups.
 
-    It is made corrupt while the whole cluster is down: to make any other replica the primary, an
-    honest one would have to fail as well, and then two would be faulty.
+    It is corrupted while it serves: were it stopped for that, the others would leave its view
+    before it can do any harm.
     """
     import asyncio
 
-    say("\nall replicas are stopped and started again, the primary as one that equivocates")
+    from pbft.cli.fault import send_command
+
+    say("\nthe primary is told to propose different batches to different replicas")
     view = await scene.observer.wait_for_view()
     traitor = scene.observer.thresholds.primary_of(view)
-    await asyncio.to_thread(scene.cluster.stop, scene.cluster.replicas)
-    options = ["--allow-fault-injection", "--fault", "equivocate"]
-    await asyncio.to_thread(scene.cluster.start, traitor, options)
-    # Were it slower than the others, they would leave its view before it can do any harm.
-    await scene.observer.wait_until_reachable(traitor)
-    for replica in scene.cluster.replicas:
-        await asyncio.to_thread(scene.cluster.start, replica)
-    await scene.client.put(ROUND_TRIP_KEY, b"served again")
+    command: dict[str, object] = {"action": "set", "behaviour": "equivocate", "options": {}}
+    file = scene.cluster.layout.cluster_file
+    await asyncio.to_thread(send_command, file, traitor, command)
     answered = await let_run(scene, seconds)
     honest = [replica for replica in scene.cluster.replicas if replica != traitor]
     proofs = [await scene.observer.evidence_against(traitor, witness) for witness in honest]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -166,15 +167,26 @@ async def cut_off(scene: Scene) -> None:
     await scene.observer.wait_until_voting(lonely)
 
 
+SHOWN_SECONDS = 30.0
+
+
 async def corrupt(scene: Scene) -> None:
     """One replica answers clients with forged results; then it is honest again."""
     liar = await scene.backup()
     fault = scene.stack.pbft
     await asyncio.to_thread(fault, "fault", "set", str(liar), "wrong-reply")
-    assert (await scene.observer.statuses())[liar].faults == ["wrong-reply"]
+    await shows(scene, liar, ["wrong-reply"])
     await scene.answered()
     await asyncio.to_thread(fault, "fault", "clear", str(liar))
-    assert (await scene.observer.statuses())[liar].faults == []
+    await shows(scene, liar, [])
+
+
+async def shows(scene: Scene, replica: int, faults: list[str]) -> None:
+    """Returns when the status tells these faults: it is published now and then."""
+    deadline = time.monotonic() + SHOWN_SECONDS
+    while (told := (await scene.observer.statuses())[replica].faults) != faults:
+        assert time.monotonic() < deadline, f"{told} instead of {faults}"
+        await asyncio.sleep(0.1)
 
 
 async def look_at_memory_and_logs(scene: Scene) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from pbft.cli.local import open_or_create, wait_until_serving
+from pbft.cli.local import open_or_create, until_serving
 from pbft.cli.main_job import Scene, compare_states
 from pbft.cli.supervisor import LocalCluster
 from pbft.cli.traffic import TrafficPlan
@@ -46,8 +46,7 @@ def run_on_own_cluster(
         try:
             for replica in cluster.replicas:
                 cluster.start(replica)
-            wait_until_serving(cluster)
-            asyncio.run(act(cluster, options))
+            asyncio.run(_act_when_serving(act, cluster, options))
         except BaseException:
             for replica in cluster.replicas:
                 print(f"--- replica {replica}:\n{cluster.log_tail(replica)}", file=sys.stderr)
@@ -55,6 +54,15 @@ def run_on_own_cluster(
         finally:
             cluster.stop(cluster.running())
     return 0
+
+
+async def _act_when_serving(
+    act: Callable[[LocalCluster, argparse.Namespace], Coroutine[Any, Any, None]],
+    cluster: LocalCluster,
+    options: argparse.Namespace,
+) -> None:
+    await until_serving(cluster)
+    await act(cluster, options)
 
 
 async def require_linearizable_and_equal(scene: Scene, operations_min: int) -> None:
