@@ -8,20 +8,17 @@ import argparse
 import asyncio
 import os
 import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bench.local_cluster import in_cluster
 from pbft.cli.admin import admin_addresses, get
 from pbft.cli.bench import connect_all
 from pbft.cli.layout import BENCH_CLIENTS_START
-from pbft.cli.local import open_or_create, until_serving
 from pbft.cli.observer import Observer
 from pbft.cli.supervisor import LocalCluster
 from pbft.genesis import parse_genesis
@@ -29,7 +26,6 @@ from pbft.limits import KIB, MIB, LocalLimits
 from pbft.storage.directory import create
 from pbft_client import Client
 
-REPLICAS = 4
 VICTIM = 3
 LIAR = 2
 LARGE_BYTES = 512 * KIB
@@ -279,27 +275,6 @@ def describe(told: Transfer) -> str:
         f"{told.bytes} bytes in {told.transfers} transfers, {told.seconds:.2f} s: "
         f"{told.megabytes_per_second:.0f} MB/s; {told.lies} lies refused"
     )
-
-
-def in_cluster(story: Callable[[LocalCluster], Awaitable[None]]) -> None:
-    """Runs a story on a fresh cluster, which is gone at the end; its logs are shown on failure."""
-    with tempfile.TemporaryDirectory(prefix="pbft-bench-") as directory:
-        cluster = open_or_create(Path(directory) / "cluster", REPLICAS)
-        try:
-            for replica in cluster.replicas:
-                cluster.start(replica)
-            asyncio.run(_run(story, cluster))
-        except BaseException:
-            for replica in cluster.replicas:
-                print(f"--- replica {replica}:\n{cluster.log_tail(replica)}", file=sys.stderr)
-            raise
-        finally:
-            cluster.stop(cluster.running())
-
-
-async def _run(story: Callable[[LocalCluster], Awaitable[None]], cluster: LocalCluster) -> None:
-    await until_serving(cluster)
-    await story(cluster)
 
 
 def main() -> None:

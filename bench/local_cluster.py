@@ -1,11 +1,14 @@
 """A cluster for one measurement: made in a temporary directory, removed afterwards."""
 
+import asyncio
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pbft.cli.local import open_or_create, wait_until_serving
+from pbft.cli.local import open_or_create, until_serving, wait_until_serving
+from pbft.cli.supervisor import LocalCluster
 
 
 @contextmanager
@@ -21,3 +24,25 @@ def fresh_cluster(replicas: int = 4) -> Iterator[Path]:
             yield cluster.layout.cluster_file
         finally:
             cluster.stop(cluster.running())
+
+
+def in_cluster(story: Callable[[LocalCluster], Awaitable[None]], replicas: int = 4) -> None:
+    """Runs a story on a fresh cluster that serves and is gone at the end; its logs are shown on
+    failure."""
+    with tempfile.TemporaryDirectory(prefix="pbft-bench-") as directory:
+        cluster = open_or_create(Path(directory) / "cluster", replicas)
+        try:
+            for replica in cluster.replicas:
+                cluster.start(replica)
+            asyncio.run(_run(story, cluster))
+        except BaseException:
+            for replica in cluster.replicas:
+                print(f"--- replica {replica}:\n{cluster.log_tail(replica)}", file=sys.stderr)
+            raise
+        finally:
+            cluster.stop(cluster.running())
+
+
+async def _run(story: Callable[[LocalCluster], Awaitable[None]], cluster: LocalCluster) -> None:
+    await until_serving(cluster)
+    await story(cluster)

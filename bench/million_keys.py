@@ -14,7 +14,8 @@ from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
 
-from bench.catch_up import Load, in_cluster
+from bench.catch_up import Load
+from bench.local_cluster import in_cluster
 from pbft.cli.admin import admin_addresses, get
 from pbft.cli.bench import connect_all
 from pbft.cli.layout import BENCH_CLIENTS_START

@@ -2,14 +2,9 @@
 the verdict at the end."""
 
 import argparse
-import asyncio
-import sys
-import tempfile
-from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-from pbft.cli.local import open_or_create, until_serving
+from bench.local_cluster import in_cluster
 from pbft.cli.main_job import Scene, compare_states
 from pbft.cli.supervisor import LocalCluster
 from pbft.cli.traffic import TrafficPlan
@@ -36,33 +31,12 @@ def plan_of(options: argparse.Namespace) -> TrafficPlan:
 
 
 def run_on_own_cluster(
-    act: Callable[[LocalCluster, argparse.Namespace], Coroutine[Any, Any, None]],
+    act: Callable[[LocalCluster, argparse.Namespace], Awaitable[None]],
     options: argparse.Namespace,
 ) -> int:
-    """Starts a cluster, acts, stops it; 0 if nothing was raised. After an error the replicas' logs
-    are shown."""
-    with tempfile.TemporaryDirectory(prefix="pbft-long-run-") as directory:
-        cluster = open_or_create(Path(directory) / "cluster", options.replicas)
-        try:
-            for replica in cluster.replicas:
-                cluster.start(replica)
-            asyncio.run(_act_when_serving(act, cluster, options))
-        except BaseException:
-            for replica in cluster.replicas:
-                print(f"--- replica {replica}:\n{cluster.log_tail(replica)}", file=sys.stderr)
-            raise
-        finally:
-            cluster.stop(cluster.running())
+    """Starts a cluster, acts, stops it; 0 if nothing was raised."""
+    in_cluster(lambda cluster: act(cluster, options), options.replicas)
     return 0
-
-
-async def _act_when_serving(
-    act: Callable[[LocalCluster, argparse.Namespace], Coroutine[Any, Any, None]],
-    cluster: LocalCluster,
-    options: argparse.Namespace,
-) -> None:
-    await until_serving(cluster)
-    await act(cluster, options)
 
 
 async def require_linearizable_and_equal(scene: Scene, operations_min: int) -> None:
