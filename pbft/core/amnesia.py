@@ -228,7 +228,9 @@ def _advance_rejoin(core: Core, rejoining: Rejoining) -> None:
     if executed_at is not None:
         rejoining.ask_us = now_us + ASK_INTERVAL_US
         settled = executed_at + core.genesis.constants.window
-        if core.low_water_mark >= settled and core.executed >= core.low_water_mark:
+        # Only the durable state tells a later start that the rejoin was executed.
+        is_durable = core.state.durable_sequence >= executed_at
+        if core.executed >= core.low_water_mark >= settled and is_durable:
             core.rejoining = None
             decided = [slot.decision.view for slot in core.log if slot.decision is not None]
             core.view_floor = max(decided, default=0)

@@ -21,8 +21,6 @@ STAGE_MAP_BYTES = 1 << 40
 
 _BUCKET = struct.Struct(">I")
 _NAME_LENGTH = struct.Struct(">H")
-_NAME_HASH_BYTES = 16
-"""A name and its bucket would be too long for a key. Hashes of this length collide for nobody."""
 
 
 class LmdbStageStore:
@@ -100,7 +98,8 @@ def remove_stage(path: Path) -> None:
 
 
 def _key(bucket: int, name: bytes) -> bytes:
-    return _BUCKET.pack(bucket) + hashlib.sha256(name).digest()[:_NAME_HASH_BYTES]
+    # A name and its bucket would be too long for a key. Clients choose names: the hash is not cut.
+    return _BUCKET.pack(bucket) + hashlib.sha256(name).digest()
 
 
 class MemoryStageStore:

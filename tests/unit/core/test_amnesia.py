@@ -299,6 +299,33 @@ def test_a_crash_while_rejoining_goes_on_with_the_same_incarnation() -> None:
     assert saved == RejoinRecord(incarnation, done=True)
 
 
+def test_a_rejoin_is_over_when_the_durable_state_holds_it() -> None:
+    """A crash right after it must find the rejoin in the state, or it would seem lost again."""
+    cluster = Cluster(4)
+    cluster.run(INTERVAL + 1)
+    lost = cluster[2]
+    cluster.drop(lambda m: m.says(Request) and m.sender == 2)
+    lose_disk(cluster, 2)
+    lost.holds_merges = True
+    cluster.drop(None)
+    cluster.advance(10 * SECOND)
+    executed_at = lost.core.rejoins[2]
+    assert lost.core.low_water_mark >= executed_at + WINDOW
+    assert lost.core.state.durable_sequence < executed_at
+    assert lost.core.rejoining is not None
+    incarnation = lost.core.incarnation
+    lost.holds_merges = False
+    lost.restart()
+    cluster.settle()
+    cluster.advance(10 * SECOND)
+    assert lost.core.rejoining is None
+    assert lost.core.state.durable_sequence >= executed_at
+    lost.restart()
+    cluster.settle()
+    assert lost.core.incarnation == incarnation
+    assert lost.core.rejoining is None
+
+
 def test_the_view_changes_of_an_older_incarnation_are_void() -> None:
     """What it promised there it may not know any more."""
     cluster = Cluster(4)
