@@ -2,7 +2,7 @@
 memory."""
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import groupby
 from typing import TypeAlias
 
@@ -15,9 +15,13 @@ from pbft.storage.changes import (
     Layer,
     SealedLayer,
 )
+from pbft.storage.dead_runs import AFTER_ALL_KEYS, RUN_KEYS_MIN, DeadRuns
 from pbft.storage.dirty import Dirty
 from pbft.storage.ordered import is_storable
 from pbft.types import UINT64_MAX
+
+Item: TypeAlias = tuple[bytes, int, bytes]
+"""key, version, value"""
 
 
 class DomainRecords:
@@ -36,6 +40,7 @@ class DomainRecords:
         self._age = age
         self._births = 0
         """How often a key without records got one."""
+        self._dead = DeadRuns()
 
     def bind(self, view: BaseView, open_layer: Layer, sealed: Sequence[SealedLayer]) -> None:
         """Tells where the records are from now on: `sealed` ascends by sequence."""
@@ -47,6 +52,10 @@ class DomainRecords:
         self._latest = [changes.latest for changes in self._layers]
         self._stored_key: bytes | None = None
         self._stored: Latest | None = None
+
+    def forget_dead_runs(self) -> None:
+        """To be called when removed keys were merged, or the state was replaced."""
+        self._dead.clear()
 
     def get(self, key: bytes) -> Latest | None:
         """See Records.get."""
@@ -85,7 +94,7 @@ class DomainRecords:
             return
         if current is None:
             self._require_storable(key, version)
-            self._births += 1
+            self._on_birth(key)
         elif not current[0] <= version <= UINT64_MAX:
             raise ValueError(f"version {version} cannot take the place of {current[0]}")
         if key not in opened.latest:
@@ -104,7 +113,7 @@ class DomainRecords:
         self._require_storable(key, version)
         old = None
         if current is None:
-            self._births += 1
+            self._on_birth(key)
         elif version == current[0]:
             old = current[1]
         else:
@@ -133,18 +142,41 @@ class DomainRecords:
 
     def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int, bytes]]:
         """See Records.scan, and the class on changes meanwhile. Valid until the next checkpoint."""
-        births = self._births
+        births, at, stop = self._births, start, AFTER_ALL_KEYS if end is None else end
+        while at < stop:
+            at = yield from self._scan_to_dead_run(self._dead.past(at), end, births)
+
+    def _scan_to_dead_run(
+        self, start: bytes, end: bytes | None, births: int
+    ) -> Generator[Item, None, bytes]:
+        """Scans until a key lies in a run that is known to be dead; returns the end of the run, or
+        of all. Longer stretches of removed keys that it comes by are runs from then on."""
+        dead, dead_from = 0, start
         changed = heapq.merge(*(changes.keys.between(start, end) for changes in self._layers))
         stored = self._view.scan(self._domain, start, end)
         for key, item in _aligned(stored, (key for key, _ in groupby(changed))):
             found = self._changed(key)
+            if found is None:
+                past = self._dead.past(key)
+                if past != key:
+                    self._dead.add(dead_from, past)
+                    return past
+                dead += 1
+                continue
+            if dead >= RUN_KEYS_MIN:
+                self._dead.add(dead_from, key)
             if found is UNTOUCHED:
                 assert item is not None
                 yield item
-            elif found is not None:
+            else:
                 yield key, found[0], found[1]
             if self._births != births:
                 raise RuntimeError("a key was added to the domain during a scan")
+            dead, dead_from = 0, key + b"\x00"
+        stop = AFTER_ALL_KEYS if end is None else end
+        if dead >= RUN_KEYS_MIN:
+            self._dead.add(dead_from, stop)
+        return stop
 
     def _changed(self, key: bytes) -> Latest | None:
         for latest in self._latest:
@@ -188,6 +220,10 @@ class DomainRecords:
             self._dirty.spell_out(self._domain, key, latest[0])
         return self._open.spell_out(key)
 
+    def _on_birth(self, key: bytes) -> None:
+        self._births += 1
+        self._dead.on_birth(key)
+
     def _note(self, key: bytes, version: int, old: bytes | None, size: int) -> None:
         if self._dirty.note_record((self._domain, key, version), old, size):
             self._age()
@@ -195,9 +231,6 @@ class DomainRecords:
     def _require_storable(self, key: bytes, version: int) -> None:
         if not is_storable(self._domain, key, version):
             raise ValueError(f"a key of {len(key)} bytes and version {version} is not storable")
-
-
-Item: TypeAlias = tuple[bytes, int, bytes]
 
 
 def _aligned(

@@ -95,10 +95,15 @@ class LayeredState:
         self._open = Layer()
         self._last_sealed = self._base.view.checkpoint.sequence
         self._bind()
+        self._forget_dead_runs()
 
     def _bind(self) -> None:
         for records in self._domains.values():
             records.bind(self._base.view, self._open, self._sealed)
+
+    def _forget_dead_runs(self) -> None:
+        for records in self._domains.values():
+            records.forget_dead_runs()
 
     # The State port.
 
@@ -228,6 +233,7 @@ class LayeredState:
         self._base.refresh()
         self._sealed = self._sealed[len(plan.layers) :]
         self._bind()
+        self._forget_dead_runs()
         for item in plan.layers:
             for changes in item.layer.domains.values():
                 self._retired += (changes.latest, changes.replaced, changes.versions)

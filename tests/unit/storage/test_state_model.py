@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import ClassVar
+from unittest import mock
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from hypothesis.stateful import (
 
 from pbft.core.effects import Merge
 from pbft.messages import StateRecord
+from pbft.storage import layers
 from pbft.storage.api import StateBase
 from pbft.storage.memory import MemoryBase
 from pbft.storage.state import MergePlan
@@ -54,6 +56,9 @@ class StateMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
+        # Scans remember even a single removed key, and have to be right about it ever after.
+        self.short_runs = mock.patch.object(layers, "RUN_KEYS_MIN", 1)
+        self.short_runs.start()
         self.directory = Path(tempfile.mkdtemp()) if self.on_disk else None
         self.disk = Disk.make(self.directory)
         self.base: StateBase = self.disk.open_base()
@@ -239,6 +244,7 @@ class StateMachine(RuleBasedStateMachine):
         assert sorted(pinned.chunk(ALL_BUCKETS, b"").records) == records
         self.state.close()
         self.base.close()
+        self.short_runs.stop()
         if self.directory is not None:
             shutil.rmtree(self.directory)
 
