@@ -122,9 +122,9 @@ def _execute_request(core: Core, sequence: int, request: Authenticated[Request])
         reply = core.sessions.record(
             message, _reply(request, sequence, time_us, Outcome.EXECUTED, results)
         )
-    core.pool.settle(message, core.timeout_us)
+    is_wanted = core.pool.settle(message, core.timeout_us)
     if reply is not None:
-        queue_reply(core, request.message, reply, full=False)
+        queue_reply(core, request.message, reply, full=is_wanted)
 
 
 def _execute_operations(core: Core, sequence: int, message: Request) -> tuple[bytes, ...]:
@@ -191,7 +191,8 @@ def _reply(
 
 
 def queue_reply(core: Core, request: Request, reply: Reply, *, full: bool) -> None:
-    """Adds a reply to those due to this client; only the designated replica sends full results."""
+    """Adds a reply to those due to this client; only the designated replica sends full results
+    without being asked."""
     designated = request.number % core.thresholds.replicas == core.me
     if reply.results and not full and not designated:
         reply = Reply(

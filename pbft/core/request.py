@@ -20,6 +20,8 @@ def on_submit(core: Core, request: Authenticated[Request], full_results: bool) -
         core.reject("request", Reason.SETTLED, None)
         return
     reason = core.pool.add(request, core.now.monotonic_us, core.timeout_us, None)
+    if full_results and reason in (None, Reason.DUPLICATE):
+        core.pool.note_wanted(message)
     if reason is Reason.DUPLICATE:
         return
     if reason is not None:

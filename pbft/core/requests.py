@@ -38,6 +38,8 @@ class PendingRequest:
     """When a timed request is to be relayed to all; None once that was done."""
     reserved_by: ReplicaId | None = None
     """The peer in whose reserved place it stands."""
+    wants_results: bool = False
+    """Whether the client asked this replica for the results in full, designated or not."""
 
 
 @dataclass(slots=True)
@@ -115,14 +117,20 @@ class RequestPool:
             self._time(message.client, queue, key, timeout_us)
         return None
 
-    def settle(self, request: Request, timeout_us: Micros) -> None:
+    def note_wanted(self, request: Request) -> None:
+        """The client wants the results of a pending request in full from this replica."""
+        pending = self.get(request.client, (request.session, request.number))
+        if pending is not None:
+            pending.wants_results = True
+
+    def settle(self, request: Request, timeout_us: Micros) -> bool:
         """The request (or another with its identity) was decided: forget it, time the client's
-        next."""
+        next. Returns whether its results are wanted in full."""
         queue = self._clients.get(request.client)
         key = (request.session, request.number)
         pending = None if queue is None else queue.requests.pop(key, None)
         if queue is None or pending is None:
-            return
+            return False
         queue.unproposed.pop(key, None)
         queue.size_bytes -= len(pending.encoded)
         self.count -= 1
@@ -133,6 +141,7 @@ class RequestPool:
         elif queue.timed == key:
             following = next(iter(queue.requests))
             self._time(request.client, queue, following, timeout_us)
+        return pending.wants_results
 
     def mark_proposed(self, request: Request) -> None:
         """It stands in a batch of the present view: the primary does not propose it again."""

@@ -96,6 +96,18 @@ def test_a_repeated_request_is_answered_in_full_when_the_client_asks_so(n: int) 
     assert [node.replies()[-1].results for node in cluster.up] == [(b"0:x",)] * n
 
 
+def test_a_request_asks_for_its_results_in_full_from_the_start(n: int) -> None:
+    """The client knows already that the designated replica is no help: whoever it asks for full
+    results sends them as soon as they exist."""
+    cluster = Cluster(n)
+    cluster.submit(cluster.forge.request(1, b"x"), full_results=True)
+    cluster.submit(cluster.forge.request(2, b"y"))
+    cluster.submit(cluster.forge.request(n, b"z"), full_results=True)
+    told = [reply.results for reply in cluster[0].replies()]
+    assert told == [(b"0:x",), None, (b"2:z",)]
+    assert [reply.results for reply in cluster[2].replies()] == [None, (b"1:y",), None]
+
+
 def test_a_backup_relays_the_request_to_the_primary(n: int) -> None:
     """Otherwise, if it is not the primary, it relays the request to the primary."""
     cluster = Cluster(n)
