@@ -142,7 +142,8 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
         transfer.todo = int.from_bytes(differing, "little")
         transfer.sizes = tuple(leaf.size for leaf in leaves.leaves)
     transfer.sources.add(sender)
-    _assign(core, transfer)
+    told = transfer.sources | transfer.demoted | transfer.stalled
+    _assign(core, transfer, expected=core.thresholds.replicas - 1 - len(told))
 
 
 def _another_round(transfer: Transfer) -> Transfer:
@@ -151,8 +152,9 @@ def _another_round(transfer: Transfer) -> Transfer:
     return Transfer(demoted=transfer.demoted, stalled=transfer.stalled, asked_us=transfer.asked_us)
 
 
-def _assign(core: Core, transfer: Transfer) -> None:
-    """Gives idle sources their share of what is left; installs when nothing is."""
+def _assign(core: Core, transfer: Transfer, expected: int = 0) -> None:
+    """Gives idle sources their share of what is left; installs when nothing is. A share each is
+    kept for so many that are expected to come; whoever is done earlier takes that, too."""
     certificate = transfer.certificate
     if certificate is None:
         return
@@ -162,7 +164,7 @@ def _assign(core: Core, transfer: Transfer) -> None:
         return
     idle = [peer for peer in sorted(transfer.sources) if peer not in transfer.fetching]
     for position, peer in enumerate(idle):
-        share = _share(transfer.todo, len(idle) - position)
+        share = _share(transfer.todo, len(idle) - position + expected)
         if not share:
             return
         transfer.todo &= ~share

@@ -20,7 +20,7 @@ from pbft.messages import (
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_forge import INTERVAL
 from tests.harness.core_solo import Solo
-from tests.harness.core_transfer import FAR, Tamper, Target
+from tests.harness.core_transfer import FAR, Tamper, Target, answer_to
 
 
 def lagging(n: int = 4, count: int = FAR, live: int = 3) -> tuple[Cluster, int]:
@@ -72,16 +72,31 @@ def test_the_sessions_come_with_the_state() -> None:
 
 
 def test_several_sources_share_the_buckets() -> None:
+    """The first to answer does not get all of them, or the others would have nothing to send."""
     target = Target()
+    shares = []
     for peer in (0, 1, 2):
-        target.node.receive(peer, StateLeaves(StableCertificate(target.certificate),
-                                              target.snapshot().leaves()))  # fmt: skip
-        target.pinned[peer] = target.snapshot()
-    asked = [target.requests(peer)[1:] for peer in (0, 1, 2)]
-    assert len(asked[0]) == 1
-    first = asked[0][0].buckets
-    assert int.from_bytes(first, "little").bit_count() >= 1
-    target.solo.cluster.advance(SECOND)
+        target.tell_leaves(peer)
+        (share,) = target.requests(peer)[1:]
+        shares.append(int.from_bytes(share.buckets, "little"))
+    assert all(shares)
+    assert not shares[0] & shares[1] | shares[0] & shares[2] | shares[1] & shares[2]
+    assert not target.transfer.todo
+    sizes = [share.bit_count() for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_share_kept_for_a_source_that_does_not_come_goes_to_who_is_there() -> None:
+    target = Target()
+    for peer in (0, 1):
+        target.tell_leaves(peer)
+    assert target.transfer.todo
+    begin = target.node.core.now
+    for peer in (0, 1):
+        target.node.receive(peer, answer_to(target, target.requests(peer)[-1]))
+    target.node.receive(0, answer_to(target, target.requests(0)[-1]))
+    target.expect_state()
+    assert target.node.core.now == begin, "nobody was waited for"
 
 
 def serve_all(target: Target, **tampers: Tamper) -> None:
