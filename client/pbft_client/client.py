@@ -188,19 +188,27 @@ class Client:
         if fast is None:
             return kv.decode_range(*await self._ordered(operation, False, timeout))
         settled, index = await self._engine.call(
-            operation, changes=False, consistency=fast, timeout_seconds=timeout
+            operation,
+            changes=False,
+            consistency=fast,
+            exhausted=kv.EXHAUSTED,
+            timeout_seconds=timeout,
         )
         return kv.decode_range(*_result(settled, index))
 
     async def execute(self, operation: bytes, *, timeout: float | None = None) -> Executed:
         """Runs an operation of a service other than the store. Raises a ClientError."""
-        return Executed(*await self._ordered(operation, True, timeout))
+        return Executed(*await self._ordered(operation, True, timeout, exhausted=None))
 
     async def _ordered(
-        self, operation: bytes, changes: bool, timeout: float | None
+        self,
+        operation: bytes,
+        changes: bool,
+        timeout: float | None,
+        exhausted: bytes | None = kv.EXHAUSTED,
     ) -> tuple[bytes, Execution]:
         settled, index = await self._engine.call(
-            operation, changes=changes, timeout_seconds=timeout
+            operation, changes=changes, exhausted=exhausted, timeout_seconds=timeout
         )
         assert isinstance(settled, Settlement)
         return _ordered_result(settled, index)

@@ -236,6 +236,7 @@ class ReadCollector:
         "_silent",
         "_votes",
         "answered",
+        "refusals",
     )
 
     def __init__(
@@ -256,6 +257,8 @@ class ReadCollector:
         self._silent = set(asked)
         self.answered: list[ReplicaId] = []
         """Replicas that answered, in the order in which they did."""
+        self.refusals = 0
+        """How many of these refused. Nobody checks their signatures: it is a hint, no evidence."""
 
     @property
     def matching(self) -> int:
@@ -274,6 +277,10 @@ class ReadCollector:
             if len(voters) >= self._needed
         )
 
+    def may_be_refused_by(self, enough: int) -> bool:
+        """Whether some refused, and so many may yet."""
+        return 0 < self.refusals < enough <= self.refusals + len(self._silent)
+
     def excuse(self, replica: ReplicaId) -> None:
         """No answer of `replica` is to be expected: its stream is down."""
         self._silent.discard(replica)
@@ -288,6 +295,7 @@ class ReadCollector:
         self.answered.append(replica)
         self._silent.discard(replica)
         if reply.refused:
+            self.refusals += 1
             return Ignored.REFUSED
         if not self._learn_meaning(reply):
             return Ignored.WRONG_RESULTS

@@ -68,13 +68,21 @@ class ClientSettings:
 class PendingCall(Call):
     """A call somebody awaits."""
 
-    __slots__ = ("changes", "future", "owner", "slot")
+    __slots__ = ("changes", "exhausted", "future", "owner", "slot")
 
-    def __init__(self, operation: bytes, future: "asyncio.Future[Settled]", changes: bool) -> None:
+    def __init__(
+        self,
+        operation: bytes,
+        future: "asyncio.Future[Settled]",
+        changes: bool,
+        exhausted: bytes | None = None,
+    ) -> None:
         super().__init__(operation)
         self.future = future
         self.changes = changes
         """Whether it could take effect at all."""
+        self.exhausted = exhausted
+        """The result that says that it was not executed; None if no result says so for sure."""
         self.owner: Session | Reads | None = None
         """Who has it; None once it is settled."""
         self.slot: Micros = 0
@@ -148,10 +156,13 @@ class Engine:
         *,
         changes: bool,
         consistency: Consistency | None = None,
+        exhausted: bytes | None = None,
         timeout_seconds: float | None = None,
     ) -> tuple[Settled, int]:
         """Runs one operation: ordered, or as a fast read if `consistency` is given.
 
+        `exhausted`: the service's result of an operation that it was not even given, because those
+        before it in its request asked for too much. It is then sent again, with fewer others.
         Returns what decided it and its index there. Raises a ClientError, or CancelledError with a
         Cancellation as its first argument.
         """
@@ -162,7 +173,7 @@ class Engine:
                 f"the operation has {len(operation)} bytes; at most {self._operation_bytes_max} "
                 "are allowed"
             )
-        call = PendingCall(operation, self._loop.create_future(), changes)
+        call = PendingCall(operation, self._loop.create_future(), changes, exhausted)
         timeout = self._settings.timeout_seconds if timeout_seconds is None else timeout_seconds
         timeout_us = max(0, int(timeout * 1_000_000))
         call.slot = self._deadlines.add(call, time.monotonic_ns() // 1000, timeout_us)
@@ -289,8 +300,11 @@ class Engine:
 
     def _settle_requests(self, settlements: list[Settlement]) -> None:
         for settlement in settlements:
+            if crowded_out := _crowded_out(settlement):
+                self.session.enqueue_again(crowded_out)
             for call in settlement.calls:
-                if isinstance(call, PendingCall):
+                # What was enqueued again has no carrier.
+                if isinstance(call, PendingCall) and call.carrier is not None:
                     call.owner = None
                     self._deadlines.discard(call, call.slot)
                     if call.future.done():
@@ -391,6 +405,20 @@ class Engine:
 def now() -> Instant:
     """Both clocks, in microseconds."""
     return Instant(time.monotonic_ns() // 1000, time.time_ns() // 1000)
+
+
+def _crowded_out(settlement: Settlement) -> list[Call]:
+    """The calls that only those before them in their request kept from being executed.
+
+    f + 1 replicas vouch for their results, so they had no effect, and never will under this number.
+    None if the first one was not executed either: then other requests had used up the batch.
+    """
+    results = settlement.decision.results
+    return [
+        call
+        for call, result in zip(settlement.calls, results, strict=False)
+        if isinstance(call, PendingCall) and results[0] != result == call.exhausted
+    ]
 
 
 def _error_of(decision: Decision) -> ClientError | None:

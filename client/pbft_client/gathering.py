@@ -4,9 +4,13 @@ The first call goes at once. Calls made while something is under way gather, and
 enough of them wait, when the oldest has waited long enough, or when nothing is under way any more.
 One signature, one frame and one round of replies then serve many calls, and a lone call waits for
 nothing.
+
+Calls that asked for more together than the replicas do at once are put back in halves, each to
+travel by itself: n of them are alone after at most log2(n) rounds.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pbft.messages import Refusal
@@ -15,6 +19,8 @@ from pbft_client.errors import Answers
 
 _REASON_CHARACTERS = 64
 """Of the reason that a replica gives, unsigned, for a refusal."""
+_ANYBODY = 0
+"""The party of a call that travels with whoever comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,10 @@ class WaitingCalls:
 
     def __init__(self, settings: GatherSettings) -> None:
         self._settings = settings
-        self._calls: OrderedDict[Call, None] = OrderedDict()
+        self._calls: OrderedDict[Call, int] = OrderedDict()
+        """Each with its party: calls of any but _ANYBODY travel only with each other, and are
+        ahead of the rest."""
+        self._parties = 0
         self._since_us: Micros | None = None
         """When the oldest was first seen; None when none waits."""
 
@@ -96,7 +105,18 @@ class WaitingCalls:
 
     def add(self, call: Call) -> None:
         """Appends a call."""
-        self._calls[call] = None
+        self._calls[call] = _ANYBODY
+
+    def put_back(self, calls: Sequence[Call]) -> None:
+        """Has calls that were too much together go next, in halves that nobody joins: with others
+        they might be too much again, and without end."""
+        middle = (len(calls) + 1) // 2
+        for half in (calls[middle:], calls[:middle]):
+            self._parties += 1
+            for call in reversed(half):
+                call.carrier = None
+                self._calls[call] = self._parties
+                self._calls.move_to_end(call, last=False)
 
     def remove(self, call: Call) -> None:
         """Takes out a call that was given up; it must be waiting."""
@@ -113,7 +133,7 @@ class WaitingCalls:
             self._since_us = now_us
         if under_way >= self._settings.under_way:
             return False
-        if len(self._calls) >= self._settings.enough_calls:
+        if len(self._calls) >= self._settings.enough_calls or self._is_half_next:
             return True
         return now_us - self._since_us >= self._settings.patience_us
 
@@ -125,19 +145,28 @@ class WaitingCalls:
 
     def take(self, calls_max: int, bytes_max: int, overhead_bytes: int) -> list[Call]:
         """The oldest calls that fit together, at least one; each costs its operation and the
-        overhead."""
+        overhead. A half that was put back stays by itself."""
         taken: list[Call] = []
+        party = _ANYBODY
         size_bytes = 0
         calls = self._calls
         while calls and len(taken) < calls_max:
-            call, _ = calls.popitem(last=False)
+            call, its_party = calls.popitem(last=False)
             size_bytes += len(call.operation) + overhead_bytes
-            if taken and size_bytes > bytes_max:
-                calls[call] = None
+            if taken and (size_bytes > bytes_max or its_party != party):
+                calls[call] = its_party
                 calls.move_to_end(call, last=False)
                 break
+            party = its_party
             taken.append(call)
         self._since_us = None
+        return taken
+
+    def take_halves(self) -> list[Call]:
+        """Takes out all calls that were put back."""
+        taken: list[Call] = []
+        while self._is_half_next:
+            taken.append(self._calls.popitem(last=False)[0])
         return taken
 
     def take_all(self) -> list[Call]:
@@ -145,3 +174,7 @@ class WaitingCalls:
         taken = list(self._calls)
         self._calls.clear()
         return taken
+
+    @property
+    def _is_half_next(self) -> bool:
+        return next(iter(self._calls.values()), _ANYBODY) != _ANYBODY

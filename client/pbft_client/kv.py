@@ -14,6 +14,13 @@ from pbft_client.results import (
 )
 
 _ALL_KEYS = b"\x00"
+_RESOURCE_EXHAUSTED = 8
+
+EXHAUSTED = kv_pb2.Result(
+    error=kv_pb2.Error(code=_RESOURCE_EXHAUSTED, message="etcdserver: request asks for too much")
+).SerializeToString()
+"""The store's result of an operation that it never saw, because those before it in its request or
+batch asked for as much as one may. Nothing else has this result."""
 
 
 class UnexpectedResult(ClientError):

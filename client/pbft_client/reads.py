@@ -4,6 +4,11 @@ Sans-IO, like the session. A linearizable read needs q answers alike, a stale on
 linearizable read does not get them, because replicas are at different points of the order or do not
 answer, its calls are handed back, and the owner orders them like writes: slower, and always right.
 A stale read is asked anew.
+
+Replicas refuse a linearizable read whose results together are beyond the budget of a request. They
+do not say why, and refuse for lack of room, too; but no query is beyond that budget by itself. So
+the queries of a read that f + 1 refused are asked again in halves, until one that is alone is
+refused, or none is answered in time: then it was not the budget, or not only.
 """
 
 from collections import Counter
@@ -133,8 +138,11 @@ class Reads:
         self._connected.discard(replica)
         for inquiry in self._under_way.values():
             inquiry.collector.excuse(replica)
-        hopeless = [nonce for nonce, inquiry in self._under_way.items() if self._is_lost(inquiry)]
-        return [self._hand_back(nonce) for nonce in hopeless]
+        lost = [nonce for nonce, inquiry in self._under_way.items() if self._is_lost(inquiry)]
+        settlements = [settlement for nonce in lost for settlement in self._end_lost(nonce)]
+        if not self._has_enough_links(Consistency.LINEARIZABLE):
+            settlements += self._hand_back_halves()
+        return settlements
 
     def receive(self, envelope: ReadEnvelope) -> list[ReadSettlement]:
         """Counts the answers of one replica; returns the reads that are over by them."""
@@ -153,7 +161,7 @@ class Reads:
             if verdict is not None:
                 self.ignored[verdict] += 1
             if self._is_lost(inquiry):
-                settlements.append(self._hand_back(reply.nonce))
+                settlements += self._end_lost(reply.nonce)
         return settlements
 
     def expire(self, now: Instant) -> list[ReadSettlement]:
@@ -165,7 +173,7 @@ class Reads:
         ]
         for nonce in late:
             if self._under_way[nonce].consistency is Consistency.LINEARIZABLE:
-                settlements.append(self._hand_back(nonce))
+                settlements += [self._hand_back(nonce), *self._hand_back_halves()]
                 continue
             inquiry = self._take(nonce)
             for call in inquiry.calls:
@@ -245,11 +253,35 @@ class Reads:
         following = (self._nonce + 1) % _NONCES
         self._nonce = (following + (self._full_from - following) % replicas) % _NONCES
 
-    @staticmethod
-    def _is_lost(inquiry: Inquiry) -> bool:
+    def _is_lost(self, inquiry: Inquiry) -> bool:
         # A stale read that failed waits for its time to pass, so that it is not asked in a tight
         # loop.
-        return inquiry.consistency is Consistency.LINEARIZABLE and inquiry.collector.is_hopeless
+        collector = inquiry.collector
+        if inquiry.consistency is not Consistency.LINEARIZABLE or not collector.is_hopeless:
+            return False
+        # One refusal may be a liar's. With a replica down it is enough to spoil a read, so the
+        # others are heard: whether this read is too much, or only failed.
+        is_alone = len(inquiry.calls) == 1
+        return is_alone or not collector.may_be_refused_by(self._thresholds.weak)
+
+    def _end_lost(self, nonce: int) -> list[ReadSettlement]:
+        """Ends a linearizable read that cannot succeed: what is too much is halved."""
+        inquiry = self._under_way[nonce]
+        if inquiry.collector.refusals < self._thresholds.weak:
+            return [self._hand_back(nonce)]
+        if len(inquiry.calls) > 1 and self._has_enough_links(inquiry.consistency):
+            del self._under_way[nonce]
+            calls = [call for call in inquiry.calls if call is not None]
+            self._waiting[inquiry.consistency].put_back(calls)
+            return []
+        return [self._hand_back(nonce), *self._hand_back_halves()]
+
+    def _hand_back_halves(self) -> list[ReadSettlement]:
+        """Gives up asking in halves: the replicas have no room, or are silent, or too few."""
+        halves = self._waiting[Consistency.LINEARIZABLE].take_halves()
+        for call in halves:
+            del self._wanted[call]
+        return [ReadSettlement([*halves], None)] if halves else []
 
     def _hand_back(self, nonce: int) -> ReadSettlement:
         inquiry = self._take(nonce)

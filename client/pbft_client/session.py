@@ -8,11 +8,12 @@ and at tell(session.receive(envelope, now)) # session.next_deadline_us()
 
 Exactly once: a request keeps its number and its bytes however often it is sent. It leaves only when
 f + 1 replicas told its fate, or when all its calls were given up, their outcome reported as
-unknown; not before does `acknowledged` pass it.
+unknown; not before does `acknowledged` pass it. An operation travels in a second request only if
+that fate is that it was not executed in the first (`enqueue_again`).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -154,6 +155,14 @@ class Session:
     def enqueue(self, call: Call) -> None:
         """Takes a call; a later `poll` sends it."""
         self._waiting.add(call)
+
+    def enqueue_again(self, calls: Sequence[Call]) -> None:
+        """Takes calls of a request that was settled; they go next, in halves.
+
+        They get new numbers, so nothing keeps them from being executed once more: the owner must
+        know from f + 1 replicas that they had no effect.
+        """
+        self._waiting.put_back(calls)
 
     def close(self, call: Call) -> list[Call]:
         """Ends the session: `call` is settled when the closing request is. No `enqueue` afterwards.

@@ -15,6 +15,8 @@ from pbft.cli.observer import Observer
 from pbft.cli.process_table import ProcessState
 from pbft.cli.supervisor import LocalCluster
 from pbft.cli.traffic import Traffic
+from pbft_client import Client, ClientSettings
+from pbft_client.reads import ReadSettings
 from tests.process.helpers import assert_linearizable, connect, pbft, until_served
 
 STATUS_FIELDS = [
@@ -50,6 +52,30 @@ def test_a_client_reads_what_it_wrote(cluster: LocalCluster) -> None:
             assert [pair.key for pair in many] == [b"many/%03d" % i for i in range(200)]
             assert (await bob.delete(b"color")).deleted == 1
             assert await alice.get(b"color") is None
+
+    asyncio.run(story())
+
+
+def test_calls_that_are_too_much_together_are_all_answered(cluster: LocalCluster) -> None:
+    """Twelve megabytes: three times what one request or read may have as its results."""
+    keys = [b"large/%02d" % index for index in range(12)]
+    value = bytes(1_000_000)
+    # However slow the machine, no fast read is ordered only because time has passed.
+    settings = ClientSettings(reads=ReadSettings(linearizable_wait_us=60_000_000))
+
+    async def story() -> None:
+        async with await Client.connect(cluster.layout.cluster_file, settings=settings) as client:
+            await asyncio.gather(*(client.put(key, value, timeout=60) for key in keys))
+            found = await asyncio.gather(*(client.range(key, timeout=60) for key in keys))
+            assert [pairs.items[0].value for pairs in found] == [value] * len(keys)
+            assert [pairs.execution for pairs in found] == [None] * len(keys)
+            gets = [client.range(key, consistency="ordered", timeout=60) for key in keys]
+            puts = [client.put(b"small", b"%d" % count, timeout=60) for count in range(12)]
+            found, made = await asyncio.gather(asyncio.gather(*gets), asyncio.gather(*puts))
+            assert [pairs.items[0].value for pairs in found] == [value] * len(keys)
+            assert len({put.revision for put in made}) == len(made)
+            pair = await client.get(b"small")
+            assert pair is not None and pair.version == len(made), "each once"
 
     asyncio.run(story())
 

@@ -22,6 +22,7 @@ from pbft.crypto.signing import ReplicaSigner
 from pbft.genesis import dump_genesis
 from pbft.grpc_environment import aio, grpc
 from pbft.messages import (
+    Consistency,
     GatewayChallenge,
     GatewayItem,
     Hello,
@@ -98,6 +99,19 @@ class Order:
     outcome: Outcome = Outcome.EXECUTED
     """Given to every request that is not yet decided."""
     highest_session: int = 0
+    results_bytes: int = 2**32
+    """Of one request or read; operations after those that answer so much are not executed."""
+
+    def answer(
+        self, operations: tuple[bytes, ...], execute: Callable[[bytes], bytes]
+    ) -> tuple[bytes, ...]:
+        """The results of one request or read."""
+        results: list[bytes] = []
+        room = self.results_bytes
+        for operation in operations:
+            results.append(execute(operation) if room > 0 else self.store.exhausted())
+            room -= len(results[-1])
+        return tuple(results)
 
     def decide(self, request: Request, digest: bytes) -> Reply:
         key = (request.session, request.number)
@@ -107,8 +121,8 @@ class Order:
         self.submitted.append(request)
         results: tuple[bytes, ...] = ()
         if outcome is Outcome.EXECUTED:
-            results = tuple(
-                self.store.execute(operation, 0, request.client) for operation in request.operations
+            results = self.answer(
+                request.operations, lambda op: self.store.execute(op, 0, request.client)
             )
         self.decided[key] = Reply(
             request.session,
@@ -232,7 +246,8 @@ class FakeReplica:
 
     def _answer_read(self, read: ReadRequest) -> None:
         store = self.cluster.order.store
-        results = tuple(store.query(query, 0) for query in read.queries)
+        results = self.cluster.order.answer(read.queries, lambda query: store.query(query, 0))
+        is_fast = read.consistency is Consistency.LINEARIZABLE
         reply = ReadReply(
             read.nonce,
             query_digest(read.queries),
@@ -240,6 +255,8 @@ class FakeReplica:
             results if read.full_results else None,
             len(self.cluster.order.decided),
         )
+        if is_fast and store.exhausted() in results:
+            reply = replace(reply, results_digest=b"", results=None, refused=True)
         message = ReadReplies(self.cluster.world.client, self.view, (self.rewrite_read(reply),))
         self.send(self._signer().sign(message))
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 import pbft_client
 from pbft.errors import ConfigurationError, Reason, Rejected
 from pbft.grpc_environment import aio, grpc
+from pbft.limits import ProtocolLimits
 from pbft.messages import Kind, Prepare, Replies
+from pbft.service.kv.store import KeyValueStore
 from pbft.wire import kv_pb2
 from pbft_client import kv
 from pbft_client.cluster_file import (
@@ -32,6 +34,7 @@ from pbft_client.errors import (
 )
 from pbft_client.link import describe_rejection, describe_rpc_error
 from pbft_client.results import Execution
+from tests.harness.records import DictState
 from tests.unit.client.world import World
 
 EXECUTION = Execution(1, 2, 3, 4, 5)
@@ -161,6 +164,11 @@ def test_results_of_another_service_are_told_apart_from_errors() -> None:
         with pytest.raises(kv.UnexpectedResult, match="service") as caught:
             kv.decode_range(result, None)
         assert may_take_effect(caught.value)
+
+
+def test_the_store_says_what_it_was_not_given_to_execute_as_the_client_expects() -> None:
+    store = KeyValueStore(DictState(), ProtocolLimits())
+    assert store.exhausted() == kv.EXHAUSTED
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,40 @@ def test_a_call_given_up_leaves_a_hole_in_the_settlement() -> None:
     assert second.index == 1
 
 
+def test_what_was_not_executed_goes_again_in_halves_that_nobody_joins() -> None:
+    driver = Driver(gather=GatherSettings(under_way=2, enough_calls=9, patience_us=10_000))
+    calls = driver.calls(b"0", b"1", b"2", b"3", b"4", b"5")
+    assert len(driver.requests(0)) == 1
+    driver.settle(1, results=(b"r",) * 6)
+    driver.calls(b"new")
+    driver.session.enqueue_again(calls[1:])
+    first, second = driver.requests(0)
+    assert (first.number, first.acknowledged, first.operations) == (2, 1, (b"1", b"2", b"3"))
+    assert (second.number, second.operations) == (3, (b"4", b"5"))
+    assert [(call.index, call.carrier is not None) for call in calls[1:4]] == [
+        (0, True),
+        (1, True),
+        (2, True),
+    ]
+    driver.settle(2, results=(b"r",) * 3)
+    driver.session.enqueue_again(calls[3:4])
+    assert [request.operations for request in driver.requests(0)] == [(b"3",)]
+    driver.settle(3, results=(b"r",) * 2)
+    driver.settle(4)
+    assert [request.operations for request in driver.requests(0)] == [(b"new",)]
+
+
+def test_what_waits_to_go_again_has_no_effect_when_it_is_given_up() -> None:
+    driver = Driver(gather=GatherSettings(under_way=1))
+    calls = driver.calls(b"0", b"1", b"2")
+    driver.poll(0)
+    driver.settle(1, results=(b"r",) * 3)
+    driver.session.enqueue_again(calls[1:])
+    assert not driver.session.abandon(calls[1])
+    assert [request.operations for request in driver.requests(0)] == [(b"2",)]
+    assert driver.session.abandon(calls[2])
+
+
 def test_the_window_bounds_the_numbers_above_acknowledged() -> None:
     world = World()
     limits = replace(world.genesis.limits, requests_in_flight=3)

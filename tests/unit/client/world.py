@@ -126,6 +126,11 @@ def read_reply(
     return ReadReply(nonce, query_digest(queries), digest, results, sequence)
 
 
+def refused_read(nonce: int, queries: tuple[bytes, ...]) -> ReadReply:
+    """What a replica says that does not answer."""
+    return ReadReply(nonce, query_digest(queries), b"", None, 3, True)
+
+
 def request_in(item: bytes) -> tuple[Request, Submit]:
     """The request that a transmission carries, and how it was submitted."""
     submit = decode_client_item(item)
