@@ -38,7 +38,8 @@ class ReadSettings:
         default_factory=lambda: GatherSettings(under_way=4, enough_calls=64, patience_us=5_000)
     )
     queries: int = 256
-    """Queries in one ReadRequest. All of them must match together, so not too many."""
+    """Queries in one ReadRequest, if the genesis allows as many. All of them must match together,
+    so not too many."""
     query_bytes: int = 256 * KIB
     linearizable_wait_us: Micros = 200_000
     """After this long a linearizable read is ordered instead."""
@@ -89,6 +90,9 @@ class Reads:
         """`first_nonce`: 64 random bits, so that no answer to an earlier process fits; `random`:
         uniform in [0, 1), to spread the clients' reads over the replicas."""
         self._settings = settings or ReadSettings()
+        limits = genesis.limits
+        self._queries_max = min(self._settings.queries, limits.operations_per_request)
+        self._bytes_max = min(self._settings.query_bytes, limits.request_bytes)
         self._thresholds = genesis.thresholds
         self._nonce = first_nonce % _NONCES
         self._waiting = {
@@ -190,8 +194,7 @@ class Reads:
             while self._has_enough_links(consistency) and waiting.may_go(
                 len(self._under_way), now.monotonic_us
             ):
-                settings = self._settings
-                calls = waiting.take(settings.queries, settings.query_bytes, QUERY_OVERHEAD_BYTES)
+                calls = waiting.take(self._queries_max, self._bytes_max, QUERY_OVERHEAD_BYTES)
                 transmissions += self._ask(calls, consistency, now)
         return transmissions
 

@@ -24,6 +24,7 @@ from pbft.limits import KIB
 from pbft.messages import Outcome, Refusal, Request, Signed, Submit
 from pbft.types import ClientKey, Instant, Micros, ReplicaId
 from pbft_client.collector import Decision, Ignored, ReplyCollector, ViewHints
+from pbft_client.designation import Designation
 from pbft_client.envelope import ReplyEnvelope
 from pbft_client.errors import Answers
 from pbft_client.gathering import Call, Carrier, GatherSettings, Transmission, WaitingCalls
@@ -88,6 +89,7 @@ class Submission(Carrier):
         "interval_us",
         "number",
         "resend_us",
+        "results_from",
         "session",
     )
 
@@ -105,6 +107,8 @@ class Submission(Carrier):
         """When it is sent to all again."""
         self.full_due_us: Micros | None = None
         """When all are asked for the results in full; None: no reason to."""
+        self.results_from: ReplicaId | None = None
+        """Who is waited for to send the results in full; None: all were asked."""
 
     def encode(self, *, full_results: bool) -> bytes:
         """The item to send. The signed request in it is the same bytes every time."""
@@ -146,6 +150,7 @@ class Session:
         """Replicas that must be sent everything under way: their stream is new."""
         self._resend_all = False
         self._connected: set[ReplicaId] = set()
+        self._designation = Designation()
         self.hints = ViewHints(genesis.thresholds)
         self.ignored: Counter[Ignored] = Counter()
         """Replies that did not count, by reason."""
@@ -239,6 +244,8 @@ class Session:
                 self.ignored[Ignored.UNKNOWN_REQUEST] += 1
                 continue
             verdict = submission.collector.add(reply, envelope)
+            if reply.results is not None and envelope.replica == submission.results_from:
+                self._designation.delivered(envelope.replica)
             if isinstance(verdict, Decision):
                 self._settle(submission)
                 self._reopen_if_needed(submission, verdict, now)
@@ -264,10 +271,11 @@ class Session:
             calls = self._waiting.take(
                 self._operations_max, self._bytes_max, OPERATION_OVERHEAD_BYTES
             )
-            transmissions += self._first_transmission(self._submit(calls, now_us))
+            transmissions += self._first_transmission(self._submit(calls, now_us), now_us)
         if self._closing_call is not None:
             call, self._closing_call = self._closing_call, None
-            transmissions += self._first_transmission(self._submit([call], now_us, closing=True))
+            closing = self._submit([call], now_us, closing=True)
+            transmissions += self._first_transmission(closing, now_us)
         return transmissions
 
     def next_deadline_us(self) -> Micros | None:
@@ -316,14 +324,23 @@ class Session:
         self._schedule_resend(submission, now_us)
         return submission
 
-    def _first_transmission(self, submission: Submission) -> list[Transmission]:
+    def _first_transmission(self, submission: Submission, now_us: Micros) -> list[Transmission]:
         """To the primary if f + 1 told which one that is and it is connected, else to all."""
         designated = submission.number % self._thresholds.replicas
-        full_results = designated not in self._connected
         primary = self.hints.primary
-        if primary is None or primary not in self._connected:
-            return self._to(self._connected, submission, full_results=full_results)
-        return self._to([primary], submission, full_results=full_results)
+        if primary not in self._connected:
+            primary = None
+        if self._may_rely_on(designated, now_us):
+            submission.results_from = designated
+            targets = self._connected if primary is None else (primary,)
+            return self._to(targets, submission, full_results=False)
+        if primary is not None and self._may_rely_on(primary, now_us):
+            submission.results_from = primary
+            return self._to((primary,), submission, full_results=True)
+        return self._to(self._connected, submission, full_results=True)
+
+    def _may_rely_on(self, replica: ReplicaId, now_us: Micros) -> bool:
+        return replica in self._connected and self._designation.may_rely_on(replica, now_us)
 
     def _resend(self, now_us: Micros) -> list[Transmission]:
         transmissions: list[Transmission] = []
@@ -335,6 +352,8 @@ class Session:
             elif full_due_us is not None and now_us >= full_due_us:
                 # Asked once; from here on the retransmissions ask.
                 submission.full_due_us = submission.resend_us
+                if submission.results_from is not None:
+                    self._designation.failed(submission.results_from, now_us)
                 transmissions += self._to(self._connected, submission, full_results=True)
             elif self._resend_all:
                 transmissions += self._to(self._connected, submission, full_results=False)
@@ -361,8 +380,8 @@ class Session:
         submission.resend_us = now_us + int(submission.interval_us * jitter)
 
     def _full_due_us(self, submission: Submission, now: Instant) -> Micros:
-        designated = submission.number % self._thresholds.replicas
-        if designated in submission.collector.answered or designated not in self._connected:
+        asked = submission.results_from
+        if asked in submission.collector.answered or asked not in self._connected:
             return now.monotonic_us
         return now.monotonic_us + self._settings.full_results_wait_us
 

@@ -89,7 +89,8 @@ def _answer(core: Core, client: ClientKey, request: ReadRequest) -> int:
     """Queues the answer; returns the bytes of its results, whether they are sent or not.
 
     Queries beyond the budget of a request are not looked at. A linearizable read is then refused,
-    so that the client orders it at once; for a stale one there is no other way, so it is told.
+    so that the client asks for less at once or orders it; for a stale one there is no other way, so
+    it is told.
     """
     service = core.service
     results: list[bytes] = []
