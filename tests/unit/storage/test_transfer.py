@@ -73,16 +73,17 @@ def test_a_chunk_has_the_wanted_buckets_in_order_and_a_cursor(
 
 def test_a_chunk_is_bounded_in_bytes_but_has_at_least_one_record(disk: Disk) -> None:
     state = new_state(disk.open_base())
-    sizes = [1_200_000] * 7 + [TRANSFER_CHUNK_BYTES * 2] + [1] * 3
+    part = TRANSFER_CHUNK_BYTES * 3 // 10
+    sizes = [part] * 7 + [TRANSFER_CHUNK_BYTES * 2] + [1] * 3
     for number, size in enumerate(sizes):
         state.domain(1).put(b"%03d" % number, 0, bytes(size))
     merge(state, 64)
     pinned = state.pin()
     parts = [[len(record.value) for record in part] for part in chunks(pinned, ALL)]
     assert parts == [
-        [1_200_000] * 3,
-        [1_200_000] * 3,
-        [1_200_000],
+        [part] * 3,
+        [part] * 3,
+        [part],
         [TRANSFER_CHUNK_BYTES * 2],
         [1] * 3,
     ]
