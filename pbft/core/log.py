@@ -61,7 +61,9 @@ class Slot:
     pre_prepare: Authenticated[PrePrepare] | None = None
     """Accepted in my view: persisted, and voted for if I am a backup."""
     waiting: Authenticated[PrePrepare] | None = None
-    """Authentic and of my view, but its body is missing or its time is ahead of my clock."""
+    """Authentic and of my view, but its body is missing, its time is ahead of my clock, or my vote
+    is spared."""
+    waiting_since_us: Micros = 0
     prepares: VoteSet[Prepare] = field(default_factory=VoteSet[Prepare])
     commits: VoteSet[Commit] = field(default_factory=VoteSet[Commit])
     prepared: PreparedCertificate | None = None

@@ -4,7 +4,7 @@
 from statistics import median_low
 
 from pbft.codec import encode_batch
-from pbft.core import amnesia
+from pbft.core import amnesia, state_transfer
 from pbft.core.certificates import CommitCertificate, PreparedCertificate, commit_certificate
 from pbft.core.effects import (
     AcceptedRecord,
@@ -91,6 +91,8 @@ def _consider(
         core.accuse("pre_prepare", vote.sequence, vote.view, known.signed, pre_prepare.signed)
         core.reject("pre_prepare", Reason.DIGEST_CONFLICT, pre_prepare.signer)
         return
+    if slot.waiting is None:
+        slot.waiting_since_us = core.now.monotonic_us
     slot.waiting = pre_prepare
     if batch is not None and vote.sequence <= core.high_water_mark:
         slot.add_body(batch, core.settings.limits.bodies_per_slot)
@@ -136,10 +138,17 @@ HELD_RECHECK_US = 10 * MILLISECOND
 
 
 def recheck_held(core: Core) -> None:
-    """Looks again, a little later, at the batches that were ahead of my clock."""
+    """Looks again, a little later, at the batches that were ahead of my clock, or for which my vote
+    was spared."""
     if core.held and core.now.monotonic_us >= core.held_due_us:
         core.dirty.update(core.held)
         core.held.clear()
+
+
+def _hold(core: Core, slot: Slot) -> None:
+    if not core.held:
+        core.held_due_us = core.now.monotonic_us + HELD_RECHECK_US
+    core.held.add(slot.sequence)
 
 
 def _accept_waiting(core: Core, slot: Slot) -> bool:
@@ -153,13 +162,15 @@ def _accept_waiting(core: Core, slot: Slot) -> bool:
     batch = slot.bodies.get(digest)
     if digest != NULL_DIGEST and batch is None:
         return False
-    # Batches re-proposed by a new-view, or decided, are accepted whatever the time.
-    fresh = slot.sequence > core.new_view_max_sequence and slot.decision is None
-    if batch is not None and fresh and is_ahead(core, batch):
-        if not core.held:
-            core.held_due_us = core.now.monotonic_us + HELD_RECHECK_US
-        core.held.add(slot.sequence)
-        return False
+    # Batches re-proposed by a new-view are accepted whatever the time, and voted for though they
+    # are decided here: others may need to decide them again.
+    if slot.sequence > core.new_view_max_sequence:
+        if slot.decision is not None:
+            return False
+        early = batch is not None and is_ahead(core, batch)
+        if early or state_transfer.is_vote_spared(core, slot.waiting_since_us):
+            _hold(core, slot)
+            return False
     slot.waiting = None
     accept_pre_prepare(core, slot, pre_prepare, batch)
     return True

@@ -142,6 +142,8 @@ class Transfer:
     asked_us: Micros = 0
     """When leaves were last asked for."""
     installing: bool = False
+    needed_until_us: Micros = 0
+    """The others could not decide without this replica: until then it votes at once."""
 
 
 @dataclass(slots=True)

@@ -28,6 +28,10 @@ RETRY_US = 1_000_000
 """A source that delivered nothing for so long is passed over; leaves are asked for again."""
 CHUNK_COST_BYTES = 256 * KIB
 """What a chunk is taken to weigh at least: finding that there is little to send takes time too."""
+SPARED_US = 200_000
+"""How long the others are left to decide without a replica that fetches state ..."""
+NEEDED_US = 5_000_000
+"""... and how long it does not leave them to it after they did not."""
 PATIENCE_US = 200_000
 """How long a replica that is behind h waits for batches to be pushed before it asks for state."""
 
@@ -149,7 +153,12 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
 def _another_round(transfer: Transfer) -> Transfer:
     """Nobody holds that checkpoint any more: on with whatever is newest, but who lied or stalled
     is known."""
-    return Transfer(demoted=transfer.demoted, stalled=transfer.stalled, asked_us=transfer.asked_us)
+    return Transfer(
+        demoted=transfer.demoted,
+        stalled=transfer.stalled,
+        asked_us=transfer.asked_us,
+        needed_until_us=transfer.needed_until_us,
+    )
 
 
 def _assign(core: Core, transfer: Transfer, expected: int = 0) -> None:
@@ -296,6 +305,22 @@ def installed(core: Core, sequence: SequenceNumber) -> None:
     core.next_sequence = max(core.next_sequence, sequence + 1)
     core.dirty.update(slot.sequence for slot in core.log)
     core.report(EventName.STATE_TRANSFER_FINISHED, sequence)
+
+
+def is_vote_spared(core: Core, waiting_since_us: Micros) -> bool:
+    """Whether the others are left to decide a batch that came at that time.
+
+    Where state is under transfer nothing is executed for now, and a vote that q others make
+    superfluous costs all of them as much as one that counts. If they do not decide without it
+    soon, it is needed, and so are the next ones.
+    """
+    transfer, now_us = core.transfer, core.now.monotonic_us
+    if transfer is None or now_us < transfer.needed_until_us:
+        return False
+    if now_us >= waiting_since_us + SPARED_US:
+        transfer.needed_until_us = now_us + NEEDED_US
+        return False
+    return True
 
 
 # Source.

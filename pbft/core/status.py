@@ -174,8 +174,12 @@ def _pushes(core: Core, sender: ReplicaId, status: Status) -> Iterator[tuple[Pus
     while following in core.tail:
         yield ("decided", following), core.tail[following]
         following += 1
+    # What is not above its h is of use to it only in order, from the next that it can execute.
+    after = core.log.get(following)
+    continues = after is not None and after.decision is not None
+    above = status.executed if continues else max(status.executed, status.stable_sequence)
     for slot in core.log:
-        if slot.sequence > status.executed:
+        if slot.sequence > above:
             yield from _slot_items(core, slot, status)
 
 
@@ -207,7 +211,7 @@ def _slot_items(core: Core, slot: Slot, status: Status) -> Iterator[tuple[PushKe
             encoded = b"" if body is None else body.encoded
             yield ("decided", n), CommittedBatch(slot.decision.commits, encoded)
             return
-    if status.view != core.view or core.mode is not Mode.NORMAL or index < 0:
+    if decided or status.view != core.view or core.mode is not Mode.NORMAL or index < 0:
         return
     pre_prepare = slot.pre_prepare
     if pre_prepare is not None and not status.accepted >> index & 1:
@@ -218,7 +222,7 @@ def _slot_items(core: Core, slot: Slot, status: Status) -> Iterator[tuple[PushKe
     if prepare is not None and not status.prepared >> index & 1:
         yield ("prepare", n), prepare.signed
     commit = slot.commits.current.get(core.me)
-    if commit is not None and not decided:
+    if commit is not None:
         yield ("commit", n), commit.signed
 
 

@@ -56,7 +56,25 @@ def test_a_decided_batch_goes_with_its_certificate() -> None:
     assert item.batch == batch
     assert len(item.commits) == solo.thresholds.quorum
     assert batch_digest(batch) == digest
-    assert pushed(solo, accepted=1, prepared=1, committed=1) == []
+    assert pushed(solo, committed=1) == [], "whether it voted for it or not"
+
+
+def test_decided_batches_below_its_h_go_in_order_or_not_at_all() -> None:
+    """A peer that is behind its h and fetches the state could do nothing with later ones."""
+    solo = Solo()
+    for last in range(INTERVAL, 4 * INTERVAL + 1, INTERVAL):
+        solo.decide_to(last, first=last - INTERVAL + 1)
+        solo.stabilise(last)
+    first = min(slot.sequence for slot in solo.node.core.log)
+    assert 2 < first <= 4 * INTERVAL, "what it still has begins later than the peer needs"
+    far = 5 * INTERVAL
+    assert pushed(solo, executed=1, stable_sequence=far) == []
+    count = 4 * INTERVAL - first + 1
+    items = pushed(solo, executed=first - 1, stable_sequence=far)
+    assert [type(item) for item in items] == [CommittedBatch] * count
+    items = pushed(solo, executed=1, stable_sequence=first - 1)
+    decided = [item for item in items if isinstance(item, CommittedBatch)]
+    assert len(decided) == count, "above its h, it keeps them"
 
 
 def test_a_decided_null_batch_goes_without_a_body() -> None:
