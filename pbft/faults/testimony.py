@@ -128,7 +128,9 @@ class PoisonTransfer(Rewriter):
         return replace(chunk, records=records)
 
     def _leaves(self, leaves: StateLeaves) -> StateLeaves:
-        position = self.random.randrange(len(leaves.leaves))
+        # A leaf of an empty bucket could only become one that is no leaf at all.
+        filled = [index for index, leaf in enumerate(leaves.leaves) if leaf.count > 0]
+        position = self.random.choice(filled or range(len(leaves.leaves)))
         leaf = leaves.leaves[position]
         wrong = replace(leaf, count=leaf.count + 1, size=leaf.size + 10)
         spoilt = (*leaves.leaves[:position], wrong, *leaves.leaves[position + 1 :])
