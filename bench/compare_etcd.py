@@ -7,8 +7,11 @@ that noise of the machine hits both. Only the ratios mean something.
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,8 +19,17 @@ import uvloop
 
 from bench.etcd import connect_to_leader, etcd_nodes
 from bench.local_cluster import fresh_cluster
-from pbft.cli.bench import measure
-from pbft.cli.load import Measurement, Operation, Plan, Workload, operations_of, run_load
+from pbft.cli.bench import bench_keys, connect_all, measure
+from pbft.cli.load import (
+    KEYS,
+    Measurement,
+    Operation,
+    Plan,
+    Workload,
+    operations_of,
+    preload,
+    run_load,
+)
 from pbft.cli.output import FORMATS, print_table
 from pbft.grpc_environment import grpc
 
@@ -39,14 +51,27 @@ class Round:
 @click.option("--seconds", type=float, default=10.0, show_default=True, help="Per measurement.")
 @click.option("--in-flight", "loads", type=int, multiple=True, default=(1, 64, 256, 1024))
 @click.option("--value-size", type=int, default=100, show_default=True)
+@click.option(
+    "--keys", type=int, help="Both hold so many keys before the first round. Default: none."
+)
 @click.option("-w", "output", type=click.Choice(FORMATS), default="table")
-def main(rounds: int, seconds: float, loads: tuple[int, ...], value_size: int, output: str) -> None:
+def main(
+    rounds: int,
+    seconds: float,
+    loads: tuple[int, ...],
+    value_size: int,
+    keys: int | None,
+    output: str,
+) -> None:
     """Compare puts per second and latency with etcd."""
     measured: list[Round] = []
+    spread = keys or KEYS
     with etcd_nodes() as addresses, fresh_cluster() as cluster_file:
+        if keys is not None:
+            uvloop.run(_fill(addresses, cluster_file, Plan(value_bytes=value_size, keys=keys)))
         for number in range(rounds):
             for in_flight in loads:
-                plan = Plan(Workload.PUT, in_flight, 1, value_size, seconds)
+                plan = Plan(Workload.PUT, in_flight, 1, value_size, seconds, spread)
                 etcd = uvloop.run(_measure_etcd(addresses, plan))
                 ours = measure(cluster_file, plan)
                 measured.append(_round(in_flight, etcd, ours))
@@ -56,6 +81,20 @@ def main(rounds: int, seconds: float, loads: tuple[int, ...], value_size: int, o
         json.dump(documents, sys.stdout, indent=2)
         return
     print_table(list(documents[0]), [list(document.values()) for document in documents])
+
+
+async def _fill(addresses: list[str], cluster_file: Path, plan: Plan) -> None:
+    """Writes every key once to both."""
+    async with AsyncExitStack() as stack:
+        (ours,) = await connect_all(stack, cluster_file, bench_keys(cluster_file, 1))
+        begin = time.monotonic()
+        await preload(ours, plan)
+        click.echo(f"{plan.keys} keys here: {time.monotonic() - begin:.0f} s", err=True)
+    etcd = await connect_to_leader(addresses)
+    begin = time.monotonic()
+    await preload(etcd, plan)
+    click.echo(f"{plan.keys} keys in etcd: {time.monotonic() - begin:.0f} s", err=True)
+    await etcd.close()
 
 
 async def _measure_etcd(addresses: list[str], plan: Plan) -> Measurement:

@@ -77,6 +77,13 @@ class Cpu:
     metavar="SECONDS",
     help="Measured after a short warm-up.",
 )
+@click.option(
+    "--keys",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    help="Keys that the operations are spread over.",
+)
 @cluster_option
 @format_option
 def bench(
@@ -85,6 +92,7 @@ def bench(
     clients: int,
     value_size: int,
     duration: float,
+    keys: int,
     cluster_file: Path,
     output: str,
 ) -> None:
@@ -94,7 +102,7 @@ def bench(
         raise click.UsageError("--clients cannot exceed --in-flight: some would have nothing to do")
     from pbft.cli.load import Plan, Workload
 
-    plan = Plan(Workload(workload), in_flight, clients, value_size, duration)
+    plan = Plan(Workload(workload), in_flight, clients, value_size, duration, keys)
     document = measure(cluster_file, plan)
     for text in document.pop("first_errors"):
         say(f"failed: {text}")
@@ -133,7 +141,7 @@ async def _measure(cluster_file: Path, keys: Sequence[Path], plan: "Plan") -> di
     async with AsyncExitStack() as stack:
         clients = await connect_all(stack, cluster_file, keys)
         if plan.workload is not Workload.PUT:
-            await preload(clients[0], plan.value_bytes)
+            await preload(clients[0], plan)
         operations = [operations_of(client, plan, seed) for seed, client in enumerate(clients)]
         cpu = Cpu(cluster_file)
         result = await run_load(plan, operations, ClientError, cpu.begin)
@@ -143,6 +151,7 @@ async def _measure(cluster_file: Path, keys: Sequence[Path], plan: "Plan") -> di
         "in_flight": plan.in_flight,
         "clients": plan.clients,
         "value_size": plan.value_bytes,
+        "keys": plan.keys,
         "duration": plan.seconds,
         "operations": result.operations,
         "errors": result.errors,

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 KEYS = 10_000
-"""Keys that the load is spread over."""
+"""Keys that the load is spread over, unless the plan says otherwise."""
 WARM_UP_SECONDS_MAX = 2.0
 WARM_UP_SHARE = 0.2
 PRELOAD_IN_FLIGHT = 1024
@@ -56,6 +56,8 @@ class Plan:
     value_bytes: int = 100
     seconds: float = 10.0
     """Measured, after the warm-up."""
+    keys: int = KEYS
+    """Keys that the operations are spread over."""
 
     @property
     def warm_up_seconds(self) -> float:
@@ -130,10 +132,10 @@ def operations_of(client: Store, plan: Plan, seed: int) -> Operation:
     return lambda key: client.get(key_of(key))
 
 
-async def preload(client: Store, value_bytes: int) -> None:
+async def preload(client: Store, plan: Plan) -> None:
     """Writes every key once, so that reads find something."""
-    numbers = iter(range(KEYS))
-    value = random.Random(0).randbytes(value_bytes)
+    numbers = iter(range(plan.keys))
+    value = random.Random(0).randbytes(plan.value_bytes)
 
     async def worker() -> None:
         for number in numbers:
@@ -164,7 +166,7 @@ async def run_load(
         while time.monotonic() < end:
             begin = time.perf_counter_ns()
             try:
-                await operation(keys.randrange(KEYS))
+                await operation(keys.randrange(plan.keys))
             except expected as error:
                 if started <= time.monotonic() < end:
                     measurement.note_error(error)
