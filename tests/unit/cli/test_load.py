@@ -7,7 +7,6 @@ from collections.abc import Awaitable
 import pytest
 
 from pbft.cli.load import (
-    KEYS,
     Measurement,
     Plan,
     Workload,
@@ -94,9 +93,9 @@ def test_the_load_is_spread_over_the_clients() -> None:
 
 def test_preloading_writes_every_key() -> None:
     store = Recorder(seconds=0)
-    asyncio.run(preload(store, 5))
-    assert len(store.values) == KEYS
-    assert store.values[key_of(KEYS - 1)] == store.values[key_of(0)]
+    asyncio.run(preload(store, Plan(value_bytes=5, keys=2_000)))
+    assert len(store.values) == 2_000
+    assert store.values[key_of(1_999)] == store.values[key_of(0)]
     assert len(store.values[key_of(0)]) == 5
 
 
