@@ -44,6 +44,12 @@ TRANSFER_CHUNK_BYTES = 512 * KIB
 """Records in one chunk of a state transfer (at least one record travels whatever its size): what a
 source reads, and its peer stages, between two turns of everything else."""
 
+CHUNK_SCAN_RECORDS = 2_048
+"""Records that a source looks at for one chunk: a chunk of a thinly spread request may be empty,
+and its cursor says that there is more. Also the most that one chunk carries, which bounds what its
+receiver does at once."""
+CHUNK_COST_BYTES = 32 * KIB
+"""What a chunk is taken to weigh at least: finding that there is little to send takes time too."""
 TRANSFER_FLOOR_RATE = 512 * KIB
 """Bytes per second that a source of a state transfer must deliver on the whole. A snapshot stays
 pinned for no longer than its whole state takes at this rate, and a little."""

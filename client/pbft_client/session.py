@@ -244,9 +244,10 @@ class Session:
                 self.ignored[Ignored.UNKNOWN_REQUEST] += 1
                 continue
             verdict = submission.collector.add(reply, envelope)
-            if reply.results is not None and envelope.replica == submission.results_from:
-                self._designation.delivered(envelope.replica)
             if isinstance(verdict, Decision):
+                asked = submission.results_from
+                if asked is not None and asked in submission.collector.answered:
+                    self._designation.delivered(asked)
                 self._settle(submission)
                 self._reopen_if_needed(submission, verdict, now)
                 settlements.append(
@@ -354,6 +355,7 @@ class Session:
                 submission.full_due_us = submission.resend_us
                 if submission.results_from is not None:
                     self._designation.failed(submission.results_from, now_us)
+                    submission.results_from = None
                 transmissions += self._to(self._connected, submission, full_results=True)
             elif self._resend_all:
                 transmissions += self._to(self._connected, submission, full_results=False)

@@ -139,11 +139,11 @@ class Transfer:
     """What each busy source was asked for."""
     sizes: tuple[int, ...] = ()
     """Bytes per bucket, by the leaves."""
+    walk_bytes: int = 0
+    """What it weighs beside that to look for any part of them."""
     asked_us: Micros = 0
     """When leaves were last asked for."""
     installing: bool = False
-    needed_until_us: Micros = 0
-    """The others could not decide without this replica: until then it votes at once."""
 
 
 @dataclass(slots=True)
@@ -238,6 +238,9 @@ class Core:
     held: set[SequenceNumber] = field(default_factory=set)
     """Slots whose batch is ahead of my clock."""
     held_due_us: Micros = 0
+    votes_needed_until_us: Micros = 0
+    """The others could not decide without this replica: until then it votes at once, though it
+    fetches state."""
     """When to look at them again; live while there are any."""
     stable: CheckpointCertificate = GENESIS_CHECKPOINT
     """The last stable checkpoint known here, with its certificate; its sequence is h."""

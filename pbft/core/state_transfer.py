@@ -6,6 +6,7 @@ peers that hold exactly that checkpoint; each bucket is verified against its lea
 installation.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pbft.core import checkpoint, execution
@@ -14,8 +15,9 @@ from pbft.core.effects import EventName, Install, Send
 from pbft.core.settings import SECOND
 from pbft.core.state import Core, Fetch, Pin, Transfer
 from pbft.errors import Reason
-from pbft.limits import KIB, TRANSFER_FLOOR_RATE
+from pbft.limits import CHUNK_COST_BYTES, CHUNK_SCAN_RECORDS, TRANSFER_FLOOR_RATE
 from pbft.messages import (
+    Leaf,
     StableCertificate,
     StateChunk,
     StateLeaves,
@@ -26,8 +28,6 @@ from pbft.types import Micros, ReplicaId, SequenceNumber
 
 RETRY_US = 1_000_000
 """A source that delivered nothing for so long is passed over; leaves are asked for again."""
-CHUNK_COST_BYTES = 256 * KIB
-"""What a chunk is taken to weigh at least: finding that there is little to send takes time too."""
 SPARED_US = 200_000
 """How long the others are left to decide without a replica that fetches state ..."""
 NEEDED_US = 5_000_000
@@ -145,6 +145,7 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
         transfer.certificate = certificate
         transfer.todo = int.from_bytes(differing, "little")
         transfer.sizes = tuple(leaf.size for leaf in leaves.leaves)
+        transfer.walk_bytes = _walk_bytes(leaves.leaves)
     transfer.sources.add(sender)
     told = transfer.sources | transfer.demoted | transfer.stalled
     _assign(core, transfer, expected=core.thresholds.replicas - 1 - len(told))
@@ -153,12 +154,7 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
 def _another_round(transfer: Transfer) -> Transfer:
     """Nobody holds that checkpoint any more: on with whatever is newest, but who lied or stalled
     is known."""
-    return Transfer(
-        demoted=transfer.demoted,
-        stalled=transfer.stalled,
-        asked_us=transfer.asked_us,
-        needed_until_us=transfer.needed_until_us,
-    )
+    return Transfer(demoted=transfer.demoted, stalled=transfer.stalled, asked_us=transfer.asked_us)
 
 
 def _assign(core: Core, transfer: Transfer, expected: int = 0) -> None:
@@ -178,9 +174,17 @@ def _assign(core: Core, transfer: Transfer, expected: int = 0) -> None:
             return
         transfer.todo &= ~share
         size = sum(size for bucket, size in enumerate(transfer.sizes) if share >> bucket & 1)
+        size += transfer.walk_bytes
         due_us = core.now.monotonic_us + RETRY_US + size * SECOND // TRANSFER_FLOOR_RATE
         transfer.fetching[peer] = Fetch(share, due_us)
         _ask(core, transfer, peer)
+
+
+def _walk_bytes(leaves: Sequence[Leaf]) -> int:
+    """What looking for the records of some buckets is taken to weigh: a source walks through all of
+    the state for any share of it, as buckets are scattered over the keys."""
+    records = sum(leaf.count for leaf in leaves)
+    return -(-records // CHUNK_SCAN_RECORDS) * CHUNK_COST_BYTES
 
 
 def _share(todo: int, among: int) -> int:
@@ -270,7 +274,7 @@ def _replace_stalled(core: Core, transfer: Transfer) -> None:
         _ask_for_leaves(core, core.transfer)
     elif now_us < transfer.asked_us + RETRY_US:
         return
-    elif transfer.sources and not transfer.todo:
+    elif transfer.fetching:
         transfer.asked_us = now_us
     else:
         if not transfer.sources:
@@ -314,11 +318,11 @@ def is_vote_spared(core: Core, waiting_since_us: Micros) -> bool:
     superfluous costs all of them as much as one that counts. If they do not decide without it
     soon, it is needed, and so are the next ones.
     """
-    transfer, now_us = core.transfer, core.now.monotonic_us
-    if transfer is None or now_us < transfer.needed_until_us:
+    now_us = core.now.monotonic_us
+    if core.transfer is None or now_us < core.votes_needed_until_us:
         return False
     if now_us >= waiting_since_us + SPARED_US:
-        transfer.needed_until_us = now_us + NEEDED_US
+        core.votes_needed_until_us = now_us + NEEDED_US
         return False
     return True
 
@@ -375,7 +379,7 @@ def _pin(core: Core, peer: ReplicaId) -> None:
     now_us, limits = core.now.monotonic_us, core.settings.limits
     snapshot = core.state.pin()
     leaves = snapshot.leaves()
-    size = sum(leaf.size for leaf in leaves)
+    size = sum(leaf.size for leaf in leaves) + _walk_bytes(leaves)
     ends_us = now_us + limits.transfer_grace_us + size * SECOND // TRANSFER_FLOOR_RATE
     core.snapshots[peer] = Pin(snapshot, now_us, ends_us)
     core.emit(Send(peer, StateLeaves(StableCertificate(snapshot.certificate), leaves)))

@@ -10,11 +10,19 @@ lies in; only a key that gets a record ends it.
 
 from bisect import bisect_right
 
+from pbft.limits import RECORD_KEY_BYTES_MAX
 from pbft.storage.ordered import KEY_BYTES_MAX
 
 RUN_KEYS_MIN = 64
 """Fewer are passed one by one: to begin a scan anew costs about as much."""
 AFTER_ALL_KEYS = b"\xff" * (KEY_BYTES_MAX + 1)
+
+
+def within_keys(bound: bytes) -> bytes:
+    """The bound of a range that has the same storable keys on either side and is hardly longer than
+    the longest of them: runs keep bounds, and clients choose those of any length."""
+    longest = bound[:RECORD_KEY_BYTES_MAX]
+    return bound if bound == longest else longest + b"\x00"
 
 
 class DeadRuns:

@@ -15,7 +15,7 @@ from pbft.storage.changes import (
     Layer,
     SealedLayer,
 )
-from pbft.storage.dead_runs import AFTER_ALL_KEYS, RUN_KEYS_MIN, DeadRuns
+from pbft.storage.dead_runs import AFTER_ALL_KEYS, RUN_KEYS_MIN, DeadRuns, within_keys
 from pbft.storage.dirty import Dirty
 from pbft.storage.ordered import is_storable
 from pbft.types import UINT64_MAX
@@ -142,6 +142,7 @@ class DomainRecords:
 
     def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int, bytes]]:
         """See Records.scan, and the class on changes meanwhile. Valid until the next checkpoint."""
+        start, end = within_keys(start), None if end is None else within_keys(end)
         births, at, stop = self._births, start, AFTER_ALL_KEYS if end is None else end
         while at < stop:
             at = yield from self._scan_to_dead_run(self._dead.past(at), end, births)
@@ -157,11 +158,11 @@ class DomainRecords:
         for key, item in _aligned(stored, (key for key, _ in groupby(changed))):
             found = self._changed(key)
             if found is None:
-                past = self._dead.past(key)
-                if past != key:
+                dead += 1
+                # To begin anew costs as much as so many: only then is there something to win.
+                if dead >= RUN_KEYS_MIN and (past := self._dead.past(key)) != key:
                     self._dead.add(dead_from, past)
                     return past
-                dead += 1
                 continue
             if dead >= RUN_KEYS_MIN:
                 self._dead.add(dead_from, key)

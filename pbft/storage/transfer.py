@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pbft.core.effects import Install
 from pbft.crypto.lthash import add, bucket_of, record_hash, sum_to_bytes
-from pbft.limits import TRANSFER_CHUNK_BYTES
+from pbft.limits import CHUNK_SCAN_RECORDS, TRANSFER_CHUNK_BYTES
 from pbft.messages import Leaf, StateChunk, StateRecord
 from pbft.storage.api import (
     BaseChange,
@@ -19,10 +19,6 @@ from pbft.storage.bitmap import from_bitmap
 from pbft.storage.ordered import decode_key, encode_key, is_storable
 from pbft.types import Digest
 
-CHUNK_SCAN_RECORDS = 2_048
-"""Records looked at for one chunk: a chunk of a thinly spread request may be empty, and its cursor
-says that there is more. Also the most that one chunk carries, which bounds what its receiver does
-at once."""
 RECORD_OVERHEAD_BYTES = 32
 """Counted for each record besides its key and value, so that a chunk of tiny records is bounded."""
 

@@ -68,6 +68,23 @@ def test_it_is_tried_again_after_a_while_and_passed_over_for_longer() -> None:
     assert ask_until_designated(asked, after, BAD) == ((0,), False)
 
 
+def test_junk_in_time_is_no_delivery() -> None:
+    """Or a liar would be waited for again and again."""
+    asked = driver()
+    after = WAIT + PASSED_OVER_FIRST_US / 1e6
+    assert ask_until_designated(asked, after, BAD) == ((0,), False)
+    number = asked.session._last_number
+    asked.answer(number, BAD, after, results=(b"junk",))
+    asked.answer(number, 2, after, full=False)
+    asked.answer(number, 3, after, full=False)
+    (sent,) = asked.poll(after)
+    assert sent.replicas == (0, 1, 2, 3)
+    asked.answer(number, 2, after)
+    asked.answer(number, 3, after)
+    later = after + 1.5 * PASSED_OVER_FIRST_US / 1e6
+    assert ask_until_designated(asked, later, BAD) == ((0,), True)
+
+
 def test_the_time_doubles_up_to_a_bound_and_begins_anew_when_it_delivers() -> None:
     designation = Designation()
     now_us = 0

@@ -3,7 +3,9 @@ against it."""
 
 import pytest
 
+from pbft.core import state_transfer
 from pbft.errors import Reason
+from pbft.limits import CHUNK_COST_BYTES
 from pbft.messages import StableCertificate
 from pbft.storage import transfer
 from tests.harness.core_cluster import SECOND
@@ -116,3 +118,20 @@ def test_a_source_that_moved_on_leaves_its_share_to_the_others() -> None:
     assert target.transfer.certificate.sequence == FAR
     assert target.transfer.sources == {0}
     assert set(target.transfer.fetching) == {0}
+
+
+def test_a_source_has_time_to_look_through_all_of_a_state_for_a_small_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Buckets are scattered over the keys, and under load each look has its price: a source that
+    would be late every time could never deliver."""
+    monkeypatch.setattr(state_transfer, "CHUNK_SCAN_RECORDS", 1)
+    target = Target()
+    target.tell_leaves(0)
+    records = sum(leaf.count for leaf in target.pinned[0].leaves())
+    assert records > 3
+    now_us = target.node.core.now.monotonic_us
+    busy_rate = target.node.core.settings.limits.chunk_bytes_per_second_busy
+    needed_us = records * CHUNK_COST_BYTES * SECOND // busy_rate
+    left_us = target.transfer.fetching[0].due_us - now_us - state_transfer.RETRY_US
+    assert left_us > 3 * needed_us, "also when it serves three at once"

@@ -449,7 +449,7 @@ def test_a_flood_of_requests_is_limited_per_peer() -> None:
 
 def test_chunks_are_served_at_a_bounded_rate_to_all_together() -> None:
     """Whoever asked first is served first; one request of each waits, the newest."""
-    limits = LocalLimits(chunk_bytes_per_second=256 * KIB, chunk_bytes_per_second_busy=64 * KIB)
+    limits = LocalLimits(chunk_bytes_per_second=32 * KIB, chunk_bytes_per_second_busy=8 * KIB)
     solo = Solo(4, limits=limits)
     solo.decide_to(INTERVAL)
     solo.stabilise(INTERVAL)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbft.storage.dead_runs import DeadRuns
+from pbft.limits import RECORD_KEY_BYTES_MAX
+from pbft.storage.dead_runs import RUN_KEYS_MIN, DeadRuns, within_keys
 from pbft.storage.layers import DomainRecords
 from pbft.storage.memory import MemoryBase
 from tests.unit.storage.builders import merge, new_state
@@ -77,17 +78,53 @@ def test_a_scan_passes_removed_keys_at_once_after_the_first_time(
     assert list(records.scan(b"", None)) == both
     assert list(records.scan(keys[500], None)) == both[1:]
     assert list(records.scan(keys[500], keys[600])) == []
-    assert looks <= 6
+    assert looks <= 3 * (RUN_KEYS_MIN + 2)
     records.put(keys[700], 2, b"back")
     looks = 0
     assert list(records.scan(b"", None)) == [both[0], (keys[700], 2, b"back"), both[1]]
-    assert looks <= 6
+    assert looks <= 3 * (RUN_KEYS_MIN + 2)
     records.delete(keys[700], 2)
     assert list(records.scan(b"", None)) == both
     looks = 0
     assert list(records.scan(b"", None)) == both
-    assert looks <= 4, "the run is one again"
+    assert looks <= RUN_KEYS_MIN + 2, "the run is one again"
     assert len(records._dead) == 1
     merge(state, 2)
     assert len(records._dead) == 0
     assert list(records.scan(b"", None)) == both
+
+
+def test_keys_that_come_back_here_and_there_make_no_scan_begin_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run in many pieces is worth less than passing its keys one by one."""
+    state = new_state(MemoryBase())
+    records = state.domain(1)
+    keys = [b"%05d" % number for number in range(1_000)]
+    for key in keys:
+        records.put(key, 1, b"")
+    merge(state, 1)
+    for key in keys:
+        records.delete(key, 1)
+    assert list(records.scan(b"", None)) == []
+    back = [(key, 2, b"back") for key in keys[::2]]
+    for key, version, value in back:
+        records.put(key, version, value)
+    begun = []
+    scan_to = DomainRecords._scan_to_dead_run
+
+    def counted(self: DomainRecords, start: bytes, end: bytes | None, births: int) -> object:
+        begun.append(start)
+        return scan_to(self, start, end, births)
+
+    monkeypatch.setattr(DomainRecords, "_scan_to_dead_run", counted)
+    assert list(records.scan(b"", None)) == back
+    assert len(begun) == 1
+
+
+@given(st.binary(min_size=495, max_size=505), st.binary(min_size=495, max_size=600))
+def test_a_bound_is_no_longer_than_a_key_and_one_byte(key: bytes, bound: bytes) -> None:
+    for start in (bound, key[:500] + bound[:9], key + b"\x00" * 9, key):
+        short = within_keys(start)
+        assert len(short) <= RECORD_KEY_BYTES_MAX + 1
+        assert (key[:500] < short) == (key[:500] < start)
