@@ -99,6 +99,20 @@ def test_the_share_kept_for_a_source_that_does_not_come_goes_to_who_is_there() -
     assert target.node.core.now == begin, "nobody was waited for"
 
 
+def test_nobody_is_asked_for_leaves_while_a_source_delivers() -> None:
+    """What is kept for others does not bring them: they answer when they can."""
+    target = Target()
+    target.tell_leaves(0)
+    assert target.transfer.todo
+    before = len(target.requests(1))
+    now_us = target.node.core.now.monotonic_us
+    target.transfer.fetching[0].progress_us = now_us + 2 * SECOND
+    target.transfer.fetching[0].due_us = now_us + 9 * SECOND
+    target.solo.cluster.advance(2 * SECOND)
+    assert set(target.transfer.fetching) == {0}
+    assert len(target.requests(1)) == before
+
+
 def serve_all(target: Target, **tampers: Tamper) -> None:
     """Every source answers in turn; `peer1=...` tampers with what source 1 says."""
     for _ in range(8):

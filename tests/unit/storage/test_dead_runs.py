@@ -8,6 +8,7 @@ from pbft.limits import RECORD_KEY_BYTES_MAX
 from pbft.storage.dead_runs import RUN_KEYS_MIN, DeadRuns, within_keys
 from pbft.storage.layers import DomainRecords
 from pbft.storage.memory import MemoryBase
+from pbft.storage.state import LayeredState
 from tests.unit.storage.builders import merge, new_state
 
 KEYS = [bytes((number,)) for number in range(24)]
@@ -50,16 +51,22 @@ def test_runs_that_touch_are_one() -> None:
     assert runs.past(b"b") == b"b"
 
 
+def filled() -> tuple[LayeredState, list[bytes]]:
+    """A state with a thousand keys in domain 1, durable."""
+    state = new_state(MemoryBase())
+    keys = [b"%05d" % number for number in range(1_000)]
+    for key in keys:
+        state.domain(1).put(key, 1, b"")
+    merge(state, 1)
+    return state, keys
+
+
 def test_a_scan_passes_removed_keys_at_once_after_the_first_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """How many there are depends on merges: no budget can count them, so they must not cost."""
-    state = new_state(MemoryBase())
+    state, keys = filled()
     records = state.domain(1)
-    keys = [b"%05d" % number for number in range(1_000)]
-    for key in keys:
-        records.put(key, 1, b"")
-    merge(state, 1)
     for key in keys[1:-1]:
         records.delete(key, 1)
     looks = 0
@@ -98,12 +105,8 @@ def test_keys_that_come_back_here_and_there_make_no_scan_begin_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A run in many pieces is worth less than passing its keys one by one."""
-    state = new_state(MemoryBase())
+    state, keys = filled()
     records = state.domain(1)
-    keys = [b"%05d" % number for number in range(1_000)]
-    for key in keys:
-        records.put(key, 1, b"")
-    merge(state, 1)
     for key in keys:
         records.delete(key, 1)
     assert list(records.scan(b"", None)) == []
@@ -120,6 +123,19 @@ def test_keys_that_come_back_here_and_there_make_no_scan_begin_anew(
     monkeypatch.setattr(DomainRecords, "_scan_to_dead_run", counted)
     assert list(records.scan(b"", None)) == back
     assert len(begun) == 1
+
+
+def test_runs_do_not_keep_what_clients_send_as_bounds() -> None:
+    state, keys = filled()
+    records = state.domain(1)
+    for key in keys:
+        records.delete(key, 1)
+    for first in range(0, 900, 100):
+        junk = b"x" * 100_000
+        assert list(records.scan(keys[first] + junk, keys[first + 90] + junk)) == []
+    runs = records._dead
+    assert len(runs) == 9
+    assert max(map(len, runs._starts + runs._ends)) <= RECORD_KEY_BYTES_MAX + 1
 
 
 @given(st.binary(min_size=495, max_size=505), st.binary(min_size=495, max_size=600))
