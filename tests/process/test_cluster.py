@@ -17,6 +17,7 @@ from pbft.cli.supervisor import LocalCluster
 from pbft.cli.traffic import Traffic
 from pbft_client import Client, ClientSettings
 from pbft_client.reads import ReadSettings
+from pbft_client.session import SessionSettings
 from tests.process.helpers import assert_linearizable, connect, pbft, until_served
 
 STATUS_FIELDS = [
@@ -60,8 +61,13 @@ def test_calls_that_are_too_much_together_are_all_answered(cluster: LocalCluster
     """Twelve megabytes: three times what one request or read may have as its results."""
     keys = [b"large/%02d" % index for index in range(12)]
     value = bytes(1_000_000)
-    # However slow the machine, no fast read is ordered only because time has passed.
-    settings = ClientSettings(reads=ReadSettings(linearizable_wait_us=60_000_000))
+    # However slow the machine: no fast read is ordered only because time has passed, and nobody is
+    # asked again for results so large that replicas keep their digest only.
+    long_us = 60_000_000
+    settings = ClientSettings(
+        session=SessionSettings(full_results_wait_us=long_us, retransmission_first_us=long_us),
+        reads=ReadSettings(linearizable_wait_us=long_us),
+    )
 
     async def story() -> None:
         async with await Client.connect(cluster.layout.cluster_file, settings=settings) as client:
