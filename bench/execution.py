@@ -20,6 +20,7 @@ from pbft.limits import ProtocolLimits
 from pbft.service.kv.store import KeyValueStore
 from pbft.storage.lmdb_base import LmdbBase
 from pbft.storage.state import LayeredState
+from pbft.types import Digest
 from pbft.wire import kv_pb2
 
 CLIENT = bytes(32)
@@ -46,7 +47,7 @@ def main(puts: int, interval: int, keys: int, value_size: int) -> None:
                 store.execute(operation, 0, CLIENT)
             times.append(time.process_time())
             sequence = start + interval
-            digest = state.seal(sequence)
+            digest = seal(state, sequence)
             times.append(time.process_time())
             plan = state.begin_merge(Merge(sequence, digest, ()))
             plan.run()
@@ -59,6 +60,14 @@ def main(puts: int, interval: int, keys: int, value_size: int) -> None:
     rows: list[list[object]] = [[name, round(s / puts * 1e6, 2)] for name, s in spent.items()]
     rows.append(["all", round(sum(spent.values()) / puts * 1e6, 2)])
     print_table(["what", "microseconds_per_put"], rows)
+
+
+def seal(state: LayeredState, sequence: int) -> Digest:
+    """Takes a checkpoint and returns its digest."""
+    state.seal(sequence)
+    while (sealed := state.advance_seal()) is None:
+        pass
+    return sealed[1]
 
 
 def _encoded(source: random.Random, keys: int, value_size: int) -> bytes:

@@ -11,6 +11,7 @@ The contract in ten lines. One caller owns a `Replica` and runs it like this::
             case PeerItem(sender, item): perform(replica.receive(sender, verifier.admit(...), now))
             case Submit(client_request):  perform(replica.submit(authenticated, full_results, now))
             case ReadRequest():           perform(replica.read(client, read, now))
+            case Sealed():                perform(replica.sealed(sequence, digest, now))
             case Merged() | Installed():  perform(replica.merged(sequence, now)) ...
             case Deadline():              perform(replica.tick(now))
 

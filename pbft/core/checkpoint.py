@@ -13,7 +13,7 @@ from pbft.core.state import Core
 from pbft.crypto.digest import NULL_DIGEST
 from pbft.errors import Reason
 from pbft.messages import Authenticated, Checkpoint, CommittedBatch, VerifiedStable
-from pbft.types import SequenceNumber
+from pbft.types import Digest, SequenceNumber
 
 
 def check(core: Core, checkpoint: Checkpoint) -> Reason | None:
@@ -30,12 +30,17 @@ def check(core: Core, checkpoint: Checkpoint) -> Reason | None:
 
 
 def take(core: Core, sequence: SequenceNumber) -> None:
-    """Seals the state after n (a multiple of K) and votes for its digest.
+    """Seals the state after n (a multiple of K); `sealed` follows once its digest is known.
 
-    What the vote vouches for is on disk first (protocol.md section 6): executing n emitted its
+    What a vote for it vouches for is on disk first (protocol.md section 6): executing n emitted its
     decided record as one that gates, and with it, in order, go the records of every batch before n.
     """
-    digest = core.state.seal(sequence)
+    core.state.seal(sequence)
+
+
+def sealed(core: Core, sequence: SequenceNumber, digest: Digest) -> None:
+    """Votes for the digest of the state after n."""
+    assert sequence <= core.executed
     core.sealed[sequence] = digest
     if sequence > core.low_water_mark:
         vote(core)

@@ -95,9 +95,9 @@ class State(Protocol):
         """The digest of the durable checkpoint; empty for sequence 0."""
         ...
 
-    def seal(self, sequence: SequenceNumber) -> Digest:
-        """Closes the layer of changes up to `sequence` and returns the digest of the state
-        there."""
+    def seal(self, sequence: SequenceNumber) -> None:
+        """Closes the layer of changes up to `sequence`. The digest of the state there is computed
+        by whoever runs the core, as time allows, and told by `Replica.sealed`."""
         ...
 
     # Source of a transfer: a snapshot is the durable checkpoint, pinned.

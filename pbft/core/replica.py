@@ -152,6 +152,12 @@ class Replica:
         suspicion.on_link(self.core, peer, up=up)
         return self._finish()
 
+    def sealed(self, sequence: SequenceNumber, digest: Digest, now: Instant) -> list[Effect]:
+        """The digest of the state that was sealed at `sequence` is known."""
+        self._begin(now)
+        checkpoint.sealed(self.core, sequence, digest)
+        return self._finish()
+
     def merged(self, sequence: SequenceNumber, now: Instant) -> list[Effect]:
         """A Merge effect is done."""
         self._begin(now)

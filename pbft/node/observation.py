@@ -26,7 +26,7 @@ from pbft.node.event_stream import EventStream
 from pbft.node.metrics import Metrics
 from pbft.node.runtime import Steps
 from pbft.service.api import Service
-from pbft.types import ClientKey, Instant, Micros, ReplicaId, SequenceNumber
+from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber
 from pbft.wire import kv_pb2
 
 DIGEST_SHOWN_BYTES = 6
@@ -113,6 +113,10 @@ class ObservedCore:
     def link(self, peer: ReplicaId, up: bool, now: Instant) -> list[Effect]:
         """See Steps."""
         return self._watch(self._core.link(peer, up, now), now)
+
+    def sealed(self, sequence: SequenceNumber, digest: Digest, now: Instant) -> list[Effect]:
+        """See Steps."""
+        return self._watch(self._core.sealed(sequence, digest, now), now)
 
     def merged(self, sequence: SequenceNumber, now: Instant) -> list[Effect]:
         """See Steps."""

@@ -33,6 +33,7 @@ from pbft.node.network import Network
 from pbft.node.observation import ObservedCore, ObservedService
 from pbft.node.outbox import Outbox
 from pbft.node.runtime import Runtime
+from pbft.node.sealer import Sealer
 from pbft.node.state_disk import StateDisk
 from pbft.node.status import BEAT_SECONDS, NodeStatus, StatusBoard
 from pbft.node.worker import WorkerThread
@@ -167,7 +168,7 @@ class ReplicaNode:
             self._network,
             self._metrics,
             self._log,
-            partial(self._on_turn, state),
+            partial(self._on_turn, Sealer(state, inbox.put_own)),
         )
         self._faults.records = state.domain(KEY_VALUE_DOMAIN)
         self._faults.on_change = self._runtime.set_behaviour
@@ -235,10 +236,8 @@ class ReplicaNode:
             self._board.beat(max(0.0, time.monotonic() - asked))
             self._publish()
 
-    def _on_turn(self, state: LayeredState) -> None:
-        if state.has_rest_work:
-            # After the writers of the streams, which the turn has woken.
-            asyncio.get_running_loop().call_soon(state.rest)
+    def _on_turn(self, sealer: Sealer) -> None:
+        sealer.wake()
         if time.monotonic() - self._published_at >= PUBLISH_SECONDS:
             self._publish()
 

@@ -26,11 +26,12 @@ from pbft.faults.api import Behaviour
 from pbft.genesis import Genesis
 from pbft.messages import Authenticated, Inbound, PeerItem, ReadRequest, Request, Signed, Submit
 from pbft.node.event_log import EventLog
-from pbft.node.inbox import ClientOrigin, Inbox, LinkChanged, PeerOrigin
+from pbft.node.inbox import ClientOrigin, Inbox, LinkChanged, OwnEvent, PeerOrigin
 from pbft.node.metrics import Metrics
 from pbft.node.outbox import Outbox
-from pbft.node.state_disk import DiskJobDone, StateDisk
-from pbft.types import ClientKey, Instant, Micros, ReplicaId, SequenceNumber
+from pbft.node.sealer import StateSealed
+from pbft.node.state_disk import StateDisk
+from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber
 
 LANE_SECONDS = 0.005
 """How long one turn serves peers, and how long clients, before the event loop breathes."""
@@ -68,6 +69,8 @@ class Steps(Protocol):
     def read(self, client: ClientKey, request: ReadRequest, now: Instant) -> list[Effect]: ...
 
     def link(self, peer: ReplicaId, up: bool, now: Instant) -> list[Effect]: ...
+
+    def sealed(self, sequence: SequenceNumber, digest: Digest, now: Instant) -> list[Effect]: ...
 
     def merged(self, sequence: SequenceNumber, now: Instant) -> list[Effect]: ...
 
@@ -178,9 +181,11 @@ class Runtime:
         self._perform(effects)
         self._deadline_us = self._core.next_deadline_us()
 
-    def _step_own(self, event: LinkChanged | DiskJobDone) -> list[Effect]:
+    def _step_own(self, event: OwnEvent) -> list[Effect]:
         if isinstance(event, LinkChanged):
             return self._core.link(event.peer, event.up, self._clock())
+        if isinstance(event, StateSealed):
+            return self._core.sealed(event.sequence, event.digest, self._clock())
         self._state_disk.finish(event)
         if isinstance(event.effect, Merge):
             return self._core.merged(event.effect.sequence, self._clock())

@@ -115,6 +115,8 @@ class Node:
         """What came while it was frozen; None: it runs."""
         self._jobs: deque[Merge | Install] = deque()
         """Work on the state's disk, one piece at a time; the first is under way."""
+        self._sealing = 0
+        """The start in which a digest is being computed."""
         self._wake_us: Micros | None = None
         """When the next look at the deadlines is scheduled."""
 
@@ -293,6 +295,28 @@ class Node:
                 return
         self.outbox.perform(effects)
         self._schedule_wake()
+        self._schedule_seal()
+
+    def _schedule_seal(self) -> None:
+        """A digest that is to be computed is known after a while; one at a time."""
+        if self.replica is not None and self.state.is_sealing and self._sealing != self.starts:
+            self._sealing = self.starts
+            delay_us = int(self.world.speed.seal_us * 2 * self._random.random())
+            self.world.scheduler.after(delay_us, self._on_seal, self.starts)
+
+    def _on_seal(self, start: int) -> None:
+        if start != self.starts or self.replica is None:
+            return
+        if self._frozen is not None:
+            self._frozen.append(lambda: self._on_seal(start))
+            return
+        self._sealing = 0
+        replica, sealed = self.replica, None
+        while sealed is None and self.state.is_sealing:
+            sealed = self.state.advance_seal()
+        if sealed is not None:
+            sequence, digest = sealed
+            self._run(lambda now: replica.sealed(sequence, digest, now))
 
     def _give_up(self, error: Exception) -> None:
         self.world.watcher.failed(self, error)

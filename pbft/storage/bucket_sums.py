@@ -13,7 +13,7 @@ from pbft.crypto.lthash import (
     sum_to_bytes,
 )
 from pbft.messages import Leaf
-from pbft.storage.dirty import HashedChange
+from pbft.storage.changes import HashedChange
 from pbft.types import Digest
 
 
@@ -29,6 +29,10 @@ class BucketSums:
         self._sums = [sum_from_bytes(leaf.sum) for leaf in leaves]
         """Reduced when they are sealed: in between one may be negative or too large."""
         self._touched: set[int] = set()
+        self._to_seal: list[int] = []
+        """Buckets that the present seal has still to hash, descending."""
+        self._changed: dict[int, Leaf] = {}
+        """What it has hashed."""
         self._tree = MerkleTree(leaf_hash(index, leaf) for index, leaf in enumerate(leaves))
 
     def replace(self, changes: Iterable[HashedChange]) -> None:
@@ -51,15 +55,22 @@ class BucketSums:
             sums[bucket] = total
             touch(bucket)
 
-    def seal(self) -> tuple[Digest, dict[int, Leaf]]:
-        """The digest now, and the leaves that changed since the last call."""
-        changed = {}
-        for index in sorted(self._touched):
+    def seal(self, leaves_max: int) -> tuple[Digest, dict[int, Leaf]] | None:
+        """Hashes so many of the leaves that changed since the last seal. When all are, the digest
+        and these leaves. Nothing may be replaced between the calls of one seal."""
+        if not self._to_seal and not self._changed:
+            self._to_seal = sorted(self._touched, reverse=True)
+            self._touched = set()
+        for _ in range(min(leaves_max, len(self._to_seal))):
+            index = self._to_seal.pop()
             total = self._sums[index] = reduced(self._sums[index])
             count = self._counts[index]
-            leaf = changed[index] = Leaf(count, self._sizes[index], sum_to_bytes(total, count))
+            leaf = Leaf(count, self._sizes[index], sum_to_bytes(total, count))
+            self._changed[index] = leaf
             self._tree.update(index, leaf_hash(index, leaf))
-        self._touched = set()
+        if self._to_seal:
+            return None
+        changed, self._changed = self._changed, {}
         return self._tree.root(), changed
 
 

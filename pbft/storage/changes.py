@@ -2,11 +2,12 @@
 
 Most keys of a layer had one record replaced by another, over and over. Of those only the ends are
 kept: the version that the layer found (`replaced`) and the record that is there now (`latest`).
-Keys that changed in any other way have all their changed records (`versions`).
+Keys that changed in any other way have all their changed records (`versions`). What the layer found
+in their place (`found`, `found_records`) is kept until the digest accounts for the change.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from pbft.messages import Leaf
@@ -23,12 +24,16 @@ NO_VERSION = -1
 """Below the layer there was no record for the one that took its place."""
 _NOTHING: Final[Mapping[int, bytes | None]] = {}
 
+HashedChange: TypeAlias = tuple[int, bytes, Latest | None, Latest | None]
+"""(domain, key, the record that the layer found, the record that is in its place); None: no
+record."""
+
 
 class DomainChanges:
     """The changes of one layer to one domain. A key is in `replaced` or in `versions`, or in
     neither, never in both."""
 
-    __slots__ = ("keys", "latest", "replaced", "versions")
+    __slots__ = ("found", "found_records", "keys", "latest", "replaced", "versions")
 
     def __init__(self) -> None:
         self.latest: dict[bytes, Latest | None] = {}
@@ -41,6 +46,11 @@ class DomainChanges:
         `latest` is now (possibly the same version); NO_VERSION for a new one."""
         self.versions: dict[bytes, dict[int, bytes | None]] = {}
         """key -> version -> value, None if the record was removed."""
+        self.found: dict[bytes, Latest | None] = {}
+        """key -> the record in whose place the one in `latest` is now (as in `replaced`, with its
+        value). None: there was none."""
+        self.found_records: dict[tuple[bytes, int], bytes | None] = {}
+        """(key, version) -> the value that a record of `versions` had. None: no such record."""
 
     def set_latest(self, key: bytes, latest: Latest | None) -> None:
         """Notes what `get` answers from now on."""
@@ -65,8 +75,45 @@ class DomainChanges:
         versions = self.versions.get(key)
         if versions is None:
             versions = self.versions[key] = dict(self.changed(key))
-            self.replaced.pop(key, None)
+            if self.replaced.pop(key, None) is not None:
+                self._spell_out_found(key)
         return versions
+
+    def _spell_out_found(self, key: bytes) -> None:
+        found, latest = self.found.pop(key), self.latest[key]
+        assert latest is not None
+        if found is not None:
+            self.found_records[key, found[0]] = found[1]
+        if found is None or found[0] != latest[0]:
+            self.found_records[key, latest[0]] = None
+
+    def note_record(self, key: bytes, version: int, found: bytes | None) -> None:
+        """A record kept one by one is about to change that has this value now."""
+        self.found_records.setdefault((key, version), found)
+
+    def forget_newborn(self, key: bytes, version: int) -> bool:
+        """Forgets that this layer added a record, which is gone again; False if it did not."""
+        entry = (key, version)
+        if self.found_records.get(entry, b"") is not None:
+            return False
+        del self.found_records[entry]
+        return True
+
+    def take_found(self, domain: int) -> Iterator[HashedChange]:
+        """What changed, once, and what is there now. The layer is sealed, and what was taken it
+        need not keep."""
+        while self.found:
+            key, found = self.found.popitem()
+            yield domain, key, found, self.latest[key]
+        while self.found_records:
+            (key, version), value = self.found_records.popitem()
+            now = self.versions[key].get(version)
+            yield (
+                domain,
+                key,
+                None if value is None else (version, value),
+                None if now is None else (version, now),
+            )
 
 
 class Layer:
@@ -80,6 +127,11 @@ class Layer:
     def domain(self, domain: int) -> DomainChanges:
         """The changes to one domain; only for the layer that is being written."""
         return self.domains.setdefault(domain, DomainChanges())
+
+    def take_found(self) -> Iterator[HashedChange]:
+        """See DomainChanges.take_found, for all domains."""
+        for domain, changes in self.domains.items():
+            yield from changes.take_found(domain)
 
     def changes(self) -> Iterator[Change]:
         """Every record changed, once."""
@@ -97,12 +149,13 @@ class Layer:
                     yield domain, key, version, changed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SealedLayer:
     """A layer that ends at a checkpoint."""
 
     layer: Layer
     sequence: SequenceNumber
-    digest: Digest
-    leaves: dict[int, Leaf]
+    digest: Digest = b""
+    """Empty until it is computed."""
+    leaves: dict[int, Leaf] = field(default_factory=dict)
     """The leaves that differ from those of the checkpoint before, as of this one."""

@@ -2,7 +2,7 @@
 memory."""
 
 import heapq
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TypeAlias
 
@@ -16,7 +16,6 @@ from pbft.storage.changes import (
     SealedLayer,
 )
 from pbft.storage.dead_runs import AFTER_ALL_KEYS, RUN_KEYS_MIN, DeadRuns, within_keys
-from pbft.storage.dirty import Dirty
 from pbft.storage.ordered import is_storable
 from pbft.types import UINT64_MAX
 
@@ -33,25 +32,35 @@ class DomainRecords:
     replicas.
     """
 
-    def __init__(self, domain: int, dirty: Dirty, age: Callable[[], None]) -> None:
-        """`age` is called when the younger generation of `dirty` is full."""
+    def __init__(self, domain: int) -> None:
         self._domain = domain
-        self._dirty = dirty
-        self._age = age
         self._births = 0
         """How often a key without records got one."""
         self._dead = DeadRuns()
 
-    def bind(self, view: BaseView, open_layer: Layer, sealed: Sequence[SealedLayer]) -> None:
-        """Tells where the records are from now on: `sealed` ascends by sequence."""
+    def bind(
+        self,
+        view: BaseView,
+        open_layer: Layer,
+        sealed: Sequence[SealedLayer],
+        merged: Sequence[SealedLayer],
+    ) -> None:
+        """Tells where the records are from now on: `sealed` ascends by sequence, and so does
+        `merged`, which the view holds too: what changed lately is looked for there first."""
         self._view = view
         self._open = open_layer.domain(self._domain)
         below = (item.layer.domains.get(self._domain) for item in reversed(sealed))
         self._below = [changes for changes in below if changes is not None]
         self._layers = [self._open, *self._below]
         self._latest = [changes.latest for changes in self._layers]
+        self._known = [*self._latest, *self._latest_of(merged)]
         self._stored_key: bytes | None = None
         self._stored: Latest | None = None
+
+    def _latest_of(self, layers: Sequence[SealedLayer]) -> Iterator[Mapping[bytes, Latest | None]]:
+        for item in reversed(layers):
+            if (changes := item.layer.domains.get(self._domain)) is not None:
+                yield changes.latest
 
     def forget_dead_runs(self) -> None:
         """To be called when removed keys were merged, or the state was replaced."""
@@ -59,7 +68,7 @@ class DomainRecords:
 
     def get(self, key: bytes) -> Latest | None:
         """See Records.get."""
-        for latest in self._latest:
+        for latest in self._known:
             if key in latest:
                 return latest[key]
         return self._latest_stored(key)
@@ -79,12 +88,12 @@ class DomainRecords:
             self.supersede(key, current, version, value)
             return
         self._require_storable(key, version)
-        versions = self._spell_out(key)
+        versions = self._open.spell_out(key)
         old = None if version > current[0] else self._value(self._layers, key, version)
         if version > current[0]:
             self._open.set_latest(key, (version, value))
         versions[version] = value
-        self._note(key, version, old, len(value))
+        self._open.note_record(key, version, old)
 
     def supersede(self, key: bytes, current: Latest | None, version: int, value: bytes) -> None:
         """See Records.supersede. Raises ValueError for a record that cannot be stored."""
@@ -100,9 +109,8 @@ class DomainRecords:
         if key not in opened.latest:
             opened.keys.add(key)
             opened.replaced[key] = NO_VERSION if current is None else current[0]
+            opened.found[key] = current
         opened.latest[key] = (version, value)
-        if self._dirty.note_replaced(self._domain, key, current, len(value)):
-            self._age()
 
     def _supersede_spelled_out(
         self, key: bytes, current: Latest | None, version: int, value: bytes
@@ -120,7 +128,7 @@ class DomainRecords:
             self.delete(key, current[0])
         self._open.versions[key][version] = value
         self._open.set_latest(key, (version, value))
-        self._note(key, version, old, len(value))
+        self._open.note_record(key, version, old)
 
     def delete(self, key: bytes, version: int) -> None:
         """See Records.delete. Raises KeyError if there is no such record."""
@@ -129,7 +137,7 @@ class DomainRecords:
         old = current[1] if current and is_latest else self._value(self._layers, key, version)
         if old is None:
             raise KeyError((key, version))
-        versions = self._spell_out(key)
+        versions = self._open.spell_out(key)
         if version in versions and self._value(self._below, key, version) is None:
             # It came and went within this layer: a key overwritten all the time leaves no trail.
             del versions[version]
@@ -137,8 +145,8 @@ class DomainRecords:
             versions[version] = None
         if is_latest:
             self._open.set_latest(key, self._older(key, version))
-        if not self._dirty.forget_newborn((self._domain, key, version)):
-            self._note(key, version, old, 0)
+        if not self._open.forget_newborn(key, version):
+            self._open.note_record(key, version, old)
 
     def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int, bytes]]:
         """See Records.scan, and the class on changes meanwhile. Valid until the next checkpoint."""
@@ -213,21 +221,9 @@ class DomainRecords:
                 return number, value
         return best
 
-    def _spell_out(self, key: bytes) -> dict[int, bytes | None]:
-        """The changed records of a key in the open layer, from now on kept one by one."""
-        if key in self._open.replaced:
-            latest = self._open.latest[key]
-            assert latest is not None
-            self._dirty.spell_out(self._domain, key, latest[0])
-        return self._open.spell_out(key)
-
     def _on_birth(self, key: bytes) -> None:
         self._births += 1
         self._dead.on_birth(key)
-
-    def _note(self, key: bytes, version: int, old: bytes | None, size: int) -> None:
-        if self._dirty.note_record((self._domain, key, version), old, size):
-            self._age()
 
     def _require_storable(self, key: bytes, version: int) -> None:
         if not is_storable(self._domain, key, version):

@@ -6,21 +6,27 @@ durable checkpoint. Memory and pauses grow with the changes since, never with th
 loads nothing but the leaves of the digest (protocol.md sections 6 and 10).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pbft.core.effects import Install, Merge
+from pbft.limits import MIB
 from pbft.messages import Leaf, StateRecord
-from pbft.storage.api import BaseChange, DurableCheckpoint, StateBase, StorageCorrupt
+from pbft.storage.api import BaseChange, Change, DurableCheckpoint, StateBase, StorageCorrupt
 from pbft.storage.bitmap import from_bitmap, to_bitmap
 from pbft.storage.bucket_sums import BucketSums, state_digest
 from pbft.storage.changes import Layer, SealedLayer
-from pbft.storage.dirty import FOLD_KEYS, Dirty, Generation
 from pbft.storage.layers import DomainRecords
 from pbft.storage.leaf_records import is_well_formed
 from pbft.storage.ordered import DOMAIN_MAX
+from pbft.storage.sealing import PORTION_CHANGES, Sealing
 from pbft.storage.transfer import InstallPlan, PinnedCheckpoint, Stage
 from pbft.types import Digest, SequenceNumber
+
+KNOWN_BYTES = 8 * MIB
+"""Layers that were merged stay in memory, to be read from, if they weigh no more."""
+RECORD_BYTES = 256
+"""What a record in memory weighs beside its value."""
 
 
 class MergePlan:
@@ -39,6 +45,8 @@ class MergePlan:
         self._effect = effect
         self._given_up = given_up
         """What a transfer received that is not wanted any more."""
+        self.size = 0
+        """What the records in the layers weigh, after `run`."""
 
     def run(self) -> None:
         """One durable transaction; blocks, in a worker thread. Raises StorageFailed."""
@@ -50,11 +58,16 @@ class MergePlan:
         effect = self._effect
         self._base.apply(
             BaseChange(
-                batches=(item.layer.changes() for item in self.layers),
+                batches=(self._weighed(item.layer) for item in self.layers),
                 leaves=leaves,
                 checkpoint=DurableCheckpoint(effect.sequence, effect.digest, effect.certificate),
             )
         )
+
+    def _weighed(self, layer: Layer) -> Iterator[Change]:
+        for change in layer.changes():
+            self.size += RECORD_BYTES + len(change[3] or b"")
+            yield change
 
 
 class LayeredState:
@@ -71,7 +84,6 @@ class LayeredState:
         self._base = base
         self._buckets = buckets
         self._salt = salt
-        self._dirty = Dirty()
         self._domains: dict[int, DomainRecords] = {}
         self._stage: Stage | None = None
         self._plan: MergePlan | InstallPlan | None = None
@@ -89,9 +101,14 @@ class LayeredState:
     def _begin(self, leaves: Sequence[Leaf]) -> None:
         """Starts over from the durable checkpoint."""
         self._sums = BucketSums(leaves, self._salt)
-        self.digest, _ = self._sums.seal()
-        self._dirty.clear()
+        sealed = self._sums.seal(0)
+        assert sealed is not None, "nothing has changed"
+        self.digest = sealed[0]
+        """Of the last checkpoint whose digest is computed."""
+        self._sealing = Sealing(self._sums)
         self._sealed: list[SealedLayer] = []
+        self._merged: Sequence[SealedLayer] = ()
+        """The layers merged last: what they changed is looked for there first."""
         self._open = Layer()
         self._last_sealed = self._base.view.checkpoint.sequence
         self._bind()
@@ -99,7 +116,7 @@ class LayeredState:
 
     def _bind(self) -> None:
         for records in self._domains.values():
-            records.bind(self._base.view, self._open, self._sealed)
+            records.bind(self._base.view, self._open, self._sealed, self._merged)
 
     def _forget_dead_runs(self) -> None:
         for records in self._domains.values():
@@ -113,8 +130,8 @@ class LayeredState:
             raise ValueError(f"a domain is a number from 0 to {DOMAIN_MAX}, not {domain}")
         records = self._domains.get(domain)
         if records is None:
-            records = self._domains[domain] = DomainRecords(domain, self._dirty, self._age)
-            records.bind(self._base.view, self._open, self._sealed)
+            records = self._domains[domain] = DomainRecords(domain)
+            records.bind(self._base.view, self._open, self._sealed, self._merged)
         return records
 
     @property
@@ -127,55 +144,15 @@ class LayeredState:
         """See State.durable_digest."""
         return self._base.view.checkpoint.digest
 
-    def fold(self) -> None:
-        """Accounts for all records changed. Most of it happens by itself as records change."""
-        self._fold(self._dirty.older)
-        self._fold(self._dirty.younger)
-
-    @property
-    def has_rest_work(self) -> bool:
-        """Whether `rest` would do anything."""
-        return self._dirty.is_worth_a_rest
-
-    def rest(self) -> None:
-        """Does some of the folding that is to come. To be called when replies have left: what is
-        folded now delays no batch."""
-        if self.has_rest_work:
-            self._age()
-
-    def _age(self) -> None:
-        """The younger generation of dirty keys is full, or full enough: the older one is folded."""
-        self._fold(self._dirty.older)
-        self._dirty.age()
-
-    def _fold(self, generation: Generation) -> None:
-        self._sums.replace(generation.changes(self._open.domains))
-        generation.clear()
-        self._discard()
-
-    def _discard(self) -> None:
-        """Frees a part of the merged layers: more per fold than a fold's changes can have made."""
-        remaining = 4 * FOLD_KEYS
-        while self._retired and remaining > 0:
-            entries = self._retired[-1]
-            if not entries:
-                self._retired.pop()
-                continue
-            count = min(remaining, len(entries))
-            for _ in range(count):
-                entries.popitem()
-            remaining -= count
-
-    def seal(self, sequence: SequenceNumber) -> Digest:
+    def seal(self, sequence: SequenceNumber) -> None:
         """See State.seal; sequences ascend."""
         assert sequence > self._last_sealed
-        self.fold()
-        self.digest, leaves = self._sums.seal()
-        self._sealed.append(SealedLayer(self._open, sequence, self.digest, leaves))
+        layer = SealedLayer(self._open, sequence)
+        self._sealed.append(layer)
+        self._sealing.add(layer)
         self._open = Layer()
         self._last_sealed = sequence
         self._bind()
-        return self.digest
 
     def pin(self) -> PinnedCheckpoint:
         """See State.pin. The newest durable checkpoint: possibly that of a merge whose
@@ -214,6 +191,34 @@ class LayeredState:
 
     # For the runtime.
 
+    @property
+    def is_sealing(self) -> bool:
+        """Whether `advance_seal` has something to do."""
+        return bool(self._sealing)
+
+    def advance_seal(self) -> tuple[SequenceNumber, Digest] | None:
+        """Works for one or two milliseconds on the digest of the oldest seal that has none yet;
+        the checkpoint whose digest is known now, if one is: the core is to be told."""
+        self._discard()
+        layer = self._sealing.advance()
+        if layer is None:
+            return None
+        self.digest = layer.digest
+        return layer.sequence, layer.digest
+
+    def _discard(self) -> None:
+        """Frees a part of the merged layers: more than a portion's changes can have made."""
+        remaining = 4 * PORTION_CHANGES
+        while self._retired and remaining > 0:
+            entries = self._retired[-1]
+            if not entries:
+                self._retired.pop()
+                continue
+            count = min(remaining, len(entries))
+            for _ in range(count):
+                entries.popitem()
+            remaining -= count
+
     def begin_merge(self, effect: Merge) -> MergePlan:
         """Chooses the layers up to the effect's checkpoint, which was sealed here with the same
         digest. A stage is dropped: the core merges during no transfer, so it is one that was given
@@ -232,12 +237,21 @@ class LayeredState:
         self._plan = None
         self._base.refresh()
         self._sealed = self._sealed[len(plan.layers) :]
-        self._bind()
-        self._forget_dead_runs()
+        self._retire_merged()
+        self._merged = plan.layers
         for item in plan.layers:
             for changes in item.layer.domains.values():
-                self._retired += (changes.latest, changes.replaced, changes.versions)
+                self._retired += (changes.replaced, changes.versions)
+        if plan.size > KNOWN_BYTES:
+            self._retire_merged()
+        self._bind()
+        self._forget_dead_runs()
         self._discard()
+
+    def _retire_merged(self) -> None:
+        for item in self._merged:
+            self._retired += (changes.latest for changes in item.layer.domains.values())
+        self._merged = ()
 
     def begin_install(self, effect: Install) -> InstallPlan:
         """Prepares to replace the state by the stage, of which every bucket is verified. Until
@@ -245,6 +259,8 @@ class LayeredState:
         assert self._plan is None
         assert self._stage is not None and self._stage.digest == effect.digest
         assert not self._stage.wrong(self._stage.wanted)
+        # Nobody is to hear of a state that is gone by then.
+        self._sealing.clear()
         plan = self._plan = InstallPlan(self._base, self._stage, effect, self._salt)
         return plan
 

@@ -25,7 +25,6 @@ from pbft.core.effects import (
     Send,
     Truncate,
 )
-from pbft.core.ports import State
 from pbft.core.replica import Replica
 from pbft.core.settings import Settings, Timers
 from pbft.core.state import Core
@@ -48,6 +47,7 @@ from pbft.storage.state import LayeredState
 from pbft.types import ClientKey, Instant, Micros, ReplicaId, SequenceNumber
 from tests.harness.core_forge import WALL_EPOCH_US, Forge, forge
 from tests.harness.core_oracles import Oracles
+from tests.harness.journal import Journal
 
 START_US = 10_000_000
 SECOND = 1_000_000
@@ -55,34 +55,6 @@ DELIVERIES_MAX = 200_000
 """More than any test needs: two replicas that talk without end are a failure."""
 
 S = TypeVar("S")
-
-
-class Journal:
-    """A service that shows the order of execution: every operation is written behind the last."""
-
-    def __init__(self, state: State) -> None:
-        self._records = state.domain(2)
-        self.touched = 0
-
-    def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
-        """Appends; the result is the position and what was appended."""
-        self.touched += 1
-        position = len(self.entries())
-        self._records.put(b"%08d" % position, 0, operation)
-        return b"%d:%s" % (position, operation)
-
-    def exhausted(self) -> bytes:
-        """What is not executed."""
-        return b"exhausted"
-
-    def query(self, query: bytes, agreed_time_us: Micros) -> bytes:
-        """Everything so far."""
-        self.touched += 1
-        return b"|".join(self.entries())
-
-    def entries(self) -> list[bytes]:
-        """What was appended, in order."""
-        return [value for _, _, value in self._records.scan(b"", None)]
 
 
 @dataclass(frozen=True)
@@ -119,6 +91,7 @@ class Node:
         self.base = MemoryBase()
         self.wall_skew_us = 0
         self.holds_merges = False
+        self.holds_seals = False
         """Merges wait for `finish_jobs`."""
         self.jobs: deque[Merge | Install] = deque()
         self.effects: list[Effect] = []
@@ -206,6 +179,16 @@ class Node:
             self.cluster.oracles.watch(self.id, effect)
             self.effects.append(effect)
             self._perform(effect)
+        if not self.holds_seals:
+            effects += self.finish_seals()
+        return effects
+
+    def finish_seals(self) -> list[Effect]:
+        """Computes the digests that are due."""
+        effects = []
+        while self.is_up and self.state.is_sealing:
+            if (sealed := self.state.advance_seal()) is not None:
+                effects += self.step(partial(self.replica.sealed, *sealed))
         return effects
 
     def _fails_now(self) -> bool:

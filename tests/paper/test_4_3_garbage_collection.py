@@ -34,6 +34,37 @@ def test_the_digest_speaks_of_the_whole_state(n: int) -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_the_vote_follows_when_the_digest_is_known(n: int) -> None:
+    """Computing d takes time, in which the replica goes on: what it executes meanwhile is not in
+    it, and a certificate that comes first is compared then."""
+    solo = Solo(n)
+    solo.node.holds_seals = True
+    solo.decide_to(INTERVAL + 1)
+    assert solo.node.core.executed == INTERVAL + 1
+    assert not solo.node.sent(Checkpoint) and not solo.node.core.sealed
+    prompt = Solo(n)
+    prompt.decide_to(INTERVAL)
+    digest = prompt.node.core.sealed[INTERVAL]
+    solo.stabilise(INTERVAL, digest)
+    assert solo.node.core.low_water_mark == INTERVAL
+    assert not _merges(solo)
+    solo.node.finish_seals()
+    assert _merges(solo) == [INTERVAL]
+    assert not solo.node.core.diverged and not solo.node.sent(Checkpoint)
+
+
+def test_a_wrong_state_is_noticed_when_the_digest_is_known(n: int) -> None:
+    """q replicas agree on another digest than mine: found at once or late, it is divergence."""
+    solo = Solo(n)
+    solo.node.holds_seals = True
+    solo.decide_to(INTERVAL)
+    solo.stabilise(INTERVAL, bytes(32))
+    assert not solo.node.core.diverged
+    solo.node.finish_seals()
+    assert solo.node.core.diverged
+    assert not _merges(solo)
+
+
 def test_a_checkpoint_is_stable_with_q_matching_votes(n: int) -> None:
     """2f + 1 checkpoint messages for n with the same d from different replicas (its own possibly)
     prove it. Not one fewer."""
@@ -123,6 +154,10 @@ def test_what_a_checkpoint_vouches_for_is_on_disk_before_it_leaves(n: int) -> No
     assert decided[-1].gates
     votes = [i for i, e in enumerate(effects) if solo.node.sent(Checkpoint) and _is_checkpoint(e)]
     assert effects.index(decided[-1]) < votes[0]
+
+
+def _merges(solo: Solo) -> list[int]:
+    return [effect.sequence for effect in solo.node.effects if isinstance(effect, Merge)]
 
 
 def _is_checkpoint(effect: object) -> bool:

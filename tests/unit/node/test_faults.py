@@ -29,6 +29,7 @@ from pbft.storage.memory import MemoryBase
 from pbft.storage.state import LayeredState
 from tests.unit.faults.test_behaviours import GENESIS, NOW, SIGNERS
 from tests.unit.node.test_observability import board as status_board
+from tests.unit.storage.builders import seal
 
 SILENT = {"action": "set", "behaviour": "silent"}
 
@@ -180,7 +181,7 @@ def test_a_corrupt_state_has_another_digest_until_it_is_repaired() -> None:
     behaviour = CorruptState(corruption, corrupt.domain(16))
     assert behaviour.acted == 3
     assert corrupt.domain(16).get(b"key0") == (1, b"valud")
-    assert honest.seal(64) != corrupt.seal(64)
+    assert seal(honest, 64) != seal(corrupt, 64)
     started = Event(EventName.STATE_TRANSFER_STARTED, 0, 64)
     assert behaviour.rewrite([started], NOW) == [started] and not behaviour.is_repaired
     behaviour.rewrite([Event(EventName.STATE_TRANSFER_FINISHED, 0, 64)], NOW)

@@ -74,6 +74,9 @@ class Core:
     def link(self, peer: int, up: bool, now: Instant) -> list[Effect]:
         return self._step(f"link {peer} {up}")
 
+    def sealed(self, sequence: int, digest: bytes, now: Instant) -> list[Effect]:
+        return self._step(f"sealed {sequence}")
+
     def merged(self, sequence: int, now: Instant) -> list[Effect]:
         return self._step(f"merged {sequence}")
 
@@ -130,23 +133,25 @@ def test_every_step_reaches_the_core_and_every_effect_comes_back() -> None:
         it.submit(request(1), True, NOW),
         it.read(CLIENT, READ, NOW),
         it.link(1, True, NOW),
+        it.sealed(64, bytes(32), NOW),
         it.merged(64, NOW),
         it.installed(128, NOW),
         it.tick(NOW),
     ]
-    assert steps == [[event]] * 8
+    assert steps == [[event]] * 9
     assert core.steps == [
         "start",
         "receive 2",
         "submit",
         "read",
         "link 1 True",
+        "sealed 64",
         "merged 64",
         "installed 128",
         "tick",
     ]
     assert it.next_deadline_us() == 99
-    assert told(events) == [("suspected", 3, 0, 0, "request")] * 8
+    assert told(events) == [("suspected", 3, 0, 0, "request")] * 9
 
 
 def test_votes_received_and_sent_are_in_the_stream() -> None:

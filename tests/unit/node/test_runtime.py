@@ -73,6 +73,9 @@ class Core:
     def link(self, peer: int, up: bool, now: Instant) -> list[Effect]:
         return self._step(f"link {peer} {up}", now)
 
+    def sealed(self, sequence: int, digest: bytes, now: Instant) -> list[Effect]:
+        return self._step(f"sealed {sequence}", now)
+
     def merged(self, sequence: int, now: Instant) -> list[Effect]:
         return self._step(f"merged {sequence}", now)
 

@@ -123,9 +123,18 @@ def new_state(base: StateBase) -> LayeredState:
     return LayeredState(base, BUCKETS, SALT)
 
 
+def seal(state: LayeredState, sequence: int) -> Digest:
+    """Seals and computes the digest."""
+    state.seal(sequence)
+    while (sealed := state.advance_seal()) is None:
+        pass
+    assert sealed[0] == sequence
+    return sealed[1]
+
+
 def merge(state: LayeredState, sequence: int) -> None:
     """Seals and makes durable."""
-    digest = state.seal(sequence)
+    digest = seal(state, sequence)
     merge_sealed(state, sequence, digest)
 
 

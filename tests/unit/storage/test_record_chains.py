@@ -1,5 +1,5 @@
 """One key, every short history: chains of replacements that other changes break into (changes.py,
-dirty.py)."""
+layers.py)."""
 
 from itertools import product
 
@@ -8,10 +8,11 @@ import pytest
 from pbft.storage.layers import DomainRecords
 from pbft.storage.memory import MemoryBase
 from pbft.storage.state import LayeredState
+from pbft.types import Digest
 from tests.unit.storage.builders import digest_from_scratch, merge, new_state
 
 DOMAIN, KEY = 1, b"k"
-STEPS = ("next", "same", "beside", "drop", "drop lowest", "age", "fold", "seal")
+STEPS = ("next", "same", "beside", "drop", "drop lowest", "close", "advance", "seal")
 Model = dict[int, bytes]
 
 
@@ -22,6 +23,8 @@ class History:
         self.state: LayeredState = new_state(MemoryBase())
         self.model: Model = {}
         self.sequence = 0
+        self.expected: dict[int, Digest] = {}
+        """Of the layers closed whose digest is not computed yet."""
         self.writes = 0
         if born != "never":
             self.supersede(1)
@@ -59,10 +62,22 @@ class History:
             self.records.delete(KEY, version)
             del self.model[version]
 
-    def seal(self) -> None:
+    def close(self) -> None:
+        """Seals the layer; its digest may be computed after further changes."""
         self.sequence += 1
-        expected = digest_from_scratch((DOMAIN, KEY, *record) for record in self.model.items())
-        assert self.state.seal(self.sequence) == expected
+        self.expected[self.sequence] = digest_from_scratch(
+            (DOMAIN, KEY, *record) for record in self.model.items()
+        )
+        self.state.seal(self.sequence)
+
+    def advance(self) -> None:
+        if self.state.is_sealing and (sealed := self.state.advance_seal()) is not None:
+            assert sealed[1] == self.expected.pop(sealed[0])
+
+    def seal(self) -> None:
+        self.close()
+        while self.expected:
+            self.advance()
 
     def take(self, step: str) -> None:
         match step:
@@ -76,10 +91,10 @@ class History:
                 self.drop(max(self.model, default=None))
             case "drop lowest":
                 self.drop(min(self.model, default=None))
-            case "age":
-                self.state._age()
-            case "fold":
-                self.state.fold()
+            case "close":
+                self.close()
+            case "advance":
+                self.advance()
             case "seal":
                 self.seal()
 

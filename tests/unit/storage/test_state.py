@@ -3,17 +3,14 @@
 
 import random
 import threading
-from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from pbft.core.effects import Merge
-from pbft.crypto import lthash
-from pbft.crypto.lthash import bucket_of
-from pbft.limits import MIB
 from pbft.messages import Leaf
-from pbft.storage import bucket_sums, lmdb_base
+from pbft.storage import lmdb_base
 from pbft.storage.api import (
     BaseChange,
     DurableCheckpoint,
@@ -21,13 +18,12 @@ from pbft.storage.api import (
     StorageCorrupt,
     StorageFailed,
 )
-from pbft.storage.dirty import FOLD_BYTES, FOLD_KEYS, REST_KEYS, HashedChange
 from pbft.storage.lmdb_base import LmdbBase
 from pbft.storage.memory import MemoryBase
 from pbft.storage.ordered import encode_key
-from pbft.storage.state import LayeredState
+from pbft.storage.sealing import PORTION_CHANGES
+from pbft.storage.state import KNOWN_BYTES, LayeredState
 from tests.unit.storage.builders import (
-    BUCKETS,
     MAP_BYTES,
     SALT,
     Disk,
@@ -36,6 +32,7 @@ from tests.unit.storage.builders import (
     merge,
     merge_sealed,
     new_state,
+    seal,
 )
 
 RECORDS = [(1 + i % 3, b"key %d" % (i % 50), i, b"value %d" % i) for i in range(200)]
@@ -57,11 +54,9 @@ def test_the_digest_depends_on_the_records_and_not_on_how_they_came() -> None:
         merge(state, 1)
         for domain, key, version, value in shuffled[70:]:
             state.domain(domain).put(key, version, b"first " + value)
-            if version % 2:
-                state.fold()
             state.domain(domain).put(key, version, value)
         state.domain(9).delete(b"gone", 1)
-        assert state.seal(2) == expected
+        assert seal(state, 2) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,119 +70,40 @@ def test_the_digest_depends_on_the_records_and_not_on_how_they_came() -> None:
     ids=["domain", "key", "version", "value"],
 )
 def test_the_digest_covers(changed: tuple[int, bytes, int, bytes]) -> None:
-    assert filled([(1, b"key", 1, b"value")]).seal(1) != filled([changed]).seal(1)
+    assert seal(filled([(1, b"key", 1, b"value")]), 1) != seal(filled([changed]), 1)
 
 
-def test_a_record_changed_many_times_is_hashed_for_its_net_change(
+def test_a_small_layer_that_was_merged_is_still_read_from_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hashed: list[bytes] = []
-
-    def counting(domain: int, key: bytes, version: int, value: bytes) -> int:
-        hashed.append(value)
-        return lthash.record_hash(domain, key, version, value)
-
-    monkeypatch.setattr(bucket_sums, "record_hash", counting)
     state = new_state(MemoryBase())
     records = state.domain(1)
-    for number in range(500):
-        records.put(b"hot", 0, b"%d" % number)
-        records.put(b"brief", number, b"comes and goes")
-        records.delete(b"brief", number)
-    assert state.seal(1) == digest_from_scratch([(1, b"hot", 0, b"499")])
-    assert hashed == [b"499"]
-    records.put(b"hot", 0, b"other")
-    records.put(b"hot", 0, b"499")
-    state.seal(2)
-    assert hashed == [b"499"], "what came back to its value costs nothing"
+    records.put(b"first", 1, b"a")
+    records.put(b"gone", 1, b"a")
+    merge(state, 1)
+    records.put(b"second", 2, b"b")
+    records.delete(b"gone", 1)
+    merge(state, 2)
+    seeks: list[bytes] = []
+    latest = state._base.view.latest
+
+    def counting(domain: int, key: bytes) -> tuple[int, bytes] | None:
+        seeks.append(key)
+        return latest(domain, key)
+
+    monkeypatch.setattr(state._base.view, "latest", counting)
+    assert records.get(b"second") == (2, b"b") and records.get(b"gone") is None
+    assert seeks == []
+    assert records.get(b"first") == (1, b"a")
+    assert seeks == [b"first"]
 
 
-def test_folding_happens_by_itself_in_bounded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_layer_that_was_merged_leaves_the_memory() -> None:
     state = new_state(MemoryBase())
-    steps: list[int] = []
-    replace = state._sums.replace
-
-    def counting(changes: Iterable[HashedChange]) -> None:
-        listed = list(changes)
-        steps[-1] += len(listed)
-        replace(listed)
-
-    monkeypatch.setattr(state._sums, "replace", counting)
-    for number in range(3 * FOLD_KEYS):
-        steps.append(0)
-        state.domain(1).put(b"%d" % number, 0, b"")
-    assert [step for step in steps if step] == [FOLD_KEYS] * 2, "the older generation, whole"
-
-
-def test_at_rest_a_generation_is_folded_before_it_is_full(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    state = new_state(MemoryBase())
-    folded: list[int] = []
-    replace = state._sums.replace
-
-    def counting(changes: Iterable[HashedChange]) -> None:
-        listed = list(changes)
-        folded.append(len(listed))
-        replace(listed)
-
-    monkeypatch.setattr(state._sums, "replace", counting)
-    for number in range(2 * REST_KEYS + 1):
-        state.domain(1).put(b"%d" % number, 0, b"")
-        state.rest()
-    assert folded == [0, REST_KEYS]
-
-
-def test_large_values_are_folded_in_bounded_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = new_state(MemoryBase())
-    steps: list[int] = []
-    hashing = bucket_sums.record_hash
-
-    def counting(domain: int, key: bytes, version: int, value: bytes) -> int:
-        steps[-1] += len(value)
-        return hashing(domain, key, version, value)
-
-    monkeypatch.setattr(bucket_sums, "record_hash", counting)
-    records, value = state.domain(1), bytes(MIB)
-    for number in range(40):
-        steps.append(0)
-        key, current = b"%d" % (number % 20), records.get(b"%d" % (number % 20))
-        records.supersede(key, current, number, value)
-        if number % 4 == 0:
-            steps.append(0)
-            records.put(b"beside %d" % number, 1, value)
-            records.put(b"beside %d" % number, 2, value)
-    steps.append(0)
-    state.seal(1)
-    assert sum(steps) >= 40 * MIB
-    assert max(steps) <= 2 * (FOLD_BYTES + 2 * MIB)
-
-
-def test_what_comes_and_goes_within_a_generation_costs_no_hash(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    state = new_state(MemoryBase())
-    records = state.domain(2)
-    records.put(b"k", 1, b"first")
-    state.seal(1)
-    hashed: list[HashedChange] = []
-    replace = state._sums.replace
-
-    def watching(changes: Iterable[HashedChange]) -> None:
-        listed = list(changes)
-        hashed.extend(item for item in listed if item[2] != item[3])
-        replace(listed)
-
-    monkeypatch.setattr(state._sums, "replace", watching)
-    for version in range(2, 100):
-        current = records.get(b"k")
-        assert current is not None
-        records.supersede(b"k", current, version, b"%d" % version)
-    digest = state.seal(2)
-    assert hashed == [(2, b"k", (1, b"first"), (99, b"99"))]
-    fresh = new_state(MemoryBase())
-    fresh.domain(2).put(b"k", 99, b"99")
-    assert fresh.seal(1) == digest
+    state.domain(1).put(b"large", 1, bytes(KNOWN_BYTES))
+    merge(state, 1)
+    assert state._merged == ()
+    assert state.domain(1).get(b"large") == (1, bytes(KNOWN_BYTES))
 
 
 def test_a_key_overwritten_all_the_time_leaves_no_trail(disk: Disk) -> None:
@@ -210,7 +126,7 @@ def test_deleting_the_highest_version_uncovers_the_next(disk: Disk) -> None:
     for sequence, versions in enumerate([(1, 2, 3), (4, 5), (6,)], 1):
         for version in versions:
             records.put(b"key", version, b"%d" % version)
-        merge(state, sequence) if sequence == 1 else state.seal(sequence)
+        merge(state, sequence) if sequence == 1 else seal(state, sequence)
     records.delete(b"key", 2)
     records.delete(b"key", 5)
     for version, below in ((6, 4), (4, 3), (3, 1)):
@@ -220,7 +136,7 @@ def test_deleting_the_highest_version_uncovers_the_next(disk: Disk) -> None:
     records.delete(b"key", 1)
     assert records.get(b"key") is None
     assert list(records.scan(b"", None)) == []
-    assert state.seal(4) == digest_from_scratch([])
+    assert seal(state, 4) == digest_from_scratch([])
     state._base.close()
 
 
@@ -230,11 +146,11 @@ def test_changes_made_while_a_merge_runs_stay_above_it(disk: Disk) -> None:
     records = state.domain(1)
     records.put(b"a", 1, b"merged")
     records.put(b"b", 1, b"merged")
-    digest = state.seal(1)
+    digest = seal(state, 1)
     plan = state.begin_merge(Merge(1, digest, certificate(1)))
     records.put(b"a", 2, b"above")
     records.delete(b"b", 1)
-    state.seal(2)
+    seal(state, 2)
     worker = threading.Thread(target=plan.run)
     worker.start()
     records.put(b"c", 3, b"open")
@@ -256,7 +172,7 @@ def test_a_merge_makes_several_layers_durable_at_once(disk: Disk) -> None:
         records.put(b"only in %d" % sequence, sequence, b"")
         if sequence > 64:
             records.delete(b"key", sequence - 64)
-        digest = state.seal(sequence)
+        digest = seal(state, sequence)
         if sequence == 128:
             merged = digest
     merge_sealed(state, 128, merged)
@@ -270,20 +186,9 @@ def test_a_merge_makes_several_layers_durable_at_once(disk: Disk) -> None:
     again._base.close()
 
 
-def test_a_checkpoint_costs_what_changed_since_the_last() -> None:
-    state = filled(RECORDS)
-    state.seal(64)
-    assert len(state._sealed[0].leaves) == BUCKETS
-    state.domain(1).put(b"key", 1, b"value")
-    state.seal(128)
-    assert list(state._sealed[1].leaves) == [bucket_of(1, b"key", SALT, BUCKETS)]
-    state.seal(192)
-    assert state._sealed[2].leaves == {}
-
-
 def test_only_an_own_checkpoint_of_that_digest_is_merged() -> None:
     state = filled(RECORDS)
-    digest = state.seal(64)
+    digest = seal(state, 64)
     with pytest.raises(AssertionError):
         state.begin_merge(Merge(63, digest, ()))
     with pytest.raises(AssertionError):
@@ -318,7 +223,7 @@ def test_domains_do_not_see_each_other(disk: Disk) -> None:
     for sequence in (1, 2):
         for domain in (0, 1, 254, 255):
             state.domain(domain).put(b"\xff", sequence, b"%d" % domain)
-        merge(state, sequence) if sequence == 1 else state.seal(2)
+        merge(state, sequence) if sequence == 1 else seal(state, 2)
     for domain in (0, 1, 254, 255):
         expected = (b"\xff", 2, b"%d" % domain)
         assert list(state.domain(domain).scan(b"", None)) == [expected]
@@ -462,7 +367,7 @@ def test_a_state_that_outgrows_its_map_fails_clearly_and_for_good(
     state.domain(1).put(b"small", 1, b"")
     merge(state, 1)
     state.domain(1).put(b"large", 1, bytes(1 << 20))
-    digest = state.seal(2)
+    digest = seal(state, 2)
     plan = state.begin_merge(Merge(2, digest, ()))
     with pytest.raises(StorageFailed, match="MAP_FULL"):
         plan.run()
@@ -477,11 +382,19 @@ def test_a_state_that_outgrows_its_map_fails_clearly_and_for_good(
 def test_merged_layers_are_freed_in_bounded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb_base, "SORTED_CHANGES", 100)
     state = new_state(MemoryBase())
-    for number in range(5 * FOLD_KEYS):
+    changes = 10 * PORTION_CHANGES
+    for number in range(changes):
         state.domain(1).put(b"%d" % number, 0, b"")
     merge(state, 1)
-    left = sum(map(len, state._retired))
-    assert 0 < left <= 10 * FOLD_KEYS - 4 * FOLD_KEYS
-    for _ in range(3):
-        state.fold()
-    assert state._retired == []
+    left = [sum(map(len, state._retired))]
+    assert 0 < left[0] <= changes
+    merge(state, 2)
+    state.seal(3)
+    while state.is_sealing:
+        state.advance_seal()
+        left.append(sum(map(len, state._retired)))
+    for sequence in range(4, 10):
+        seal(state, sequence)
+        left.append(sum(map(len, state._retired)))
+    assert left[-1] == 0 and state._merged != ()
+    assert max(before - after for before, after in pairwise(left)) <= 4 * PORTION_CHANGES

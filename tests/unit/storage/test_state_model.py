@@ -65,6 +65,8 @@ class StateMachine(RuleBasedStateMachine):
         self.state = new_state(self.base)
         self.model: Model = {}
         self.sequence: SequenceNumber = 0
+        self.sealing: dict[SequenceNumber, tuple[Digest, Model]] = {}
+        """Whose digest the state has still to compute."""
         self.sealed: dict[SequenceNumber, tuple[Digest, Model]] = {}
         self.durable: Model = {}
         self.plan: tuple[MergePlan, SequenceNumber] | None = None
@@ -145,20 +147,20 @@ class StateMachine(RuleBasedStateMachine):
         assert seen == expected
 
     @rule()
-    def fold(self) -> None:
-        self.state.fold()
-
-    @rule()
-    def age(self) -> None:
-        """As many changes do by themselves."""
-        self.state._age()
-
-    @rule()
     def seal(self) -> None:
         self.sequence += 1
-        digest = self.state.seal(self.sequence)
-        assert digest == digest_of_model(self.model)
-        self.sealed[self.sequence] = digest, dict(self.model)
+        self.state.seal(self.sequence)
+        self.sealing[self.sequence] = digest_of_model(self.model), dict(self.model)
+
+    @precondition(lambda self: self.sealing)
+    @rule()
+    def advance_seal(self) -> None:
+        done = self.state.advance_seal()
+        if done is not None:
+            sequence, digest = done
+            assert sequence == min(self.sealing)
+            self.sealed[sequence] = self.sealing.pop(sequence)
+            assert digest == self.sealed[sequence][0]
 
     @precondition(lambda self: self.sealed and self.plan is None)
     @rule(data=st.data())
@@ -197,7 +199,7 @@ class StateMachine(RuleBasedStateMachine):
         self.state = new_state(self.base)
         self.model = dict(self.durable)
         self.sequence = self.state.durable_sequence
-        self.sealed = {}
+        self.sealed, self.sealing = {}, {}
 
     @precondition(lambda self: self.plan is None)
     @rule(changes=st.dictionaries(st.tuples(DOMAINS, KEYS, VERSIONS), VALUES, max_size=8))
@@ -220,7 +222,9 @@ class StateMachine(RuleBasedStateMachine):
                 break
         assert not any(self.state.staged(differing))
         install(self.state, self.sequence, source.durable_digest)
-        self.model, self.durable, self.sealed = dict(target), target, {}
+        self.model, self.durable = dict(target), target
+        self.sealed, self.sealing = {}, {}
+        assert not self.state.is_sealing, "nobody is to hear of the state before"
         assert self.state.digest == digest_of_model(target)
 
     @invariant()
@@ -236,6 +240,8 @@ class StateMachine(RuleBasedStateMachine):
             return
         if self.plan is not None:
             self.finish_merge()
+        while self.state.is_sealing:
+            self.advance_seal()
         merge(self.state, self.sequence + 1)
         self.durable = dict(self.model)
         self.the_durable_checkpoint_is_what_it_was()
