@@ -17,13 +17,16 @@ from pbft.cli.output import print_table
 from pbft.core.effects import Merge
 from pbft.genesis import ProtocolConstants
 from pbft.limits import ProtocolLimits
+from pbft.service.api import Room
 from pbft.service.kv.store import KeyValueStore
 from pbft.storage.lmdb_base import LmdbBase
 from pbft.storage.state import LayeredState
-from pbft.types import Digest
+from pbft.types import UINT64_MAX, Digest
 from pbft.wire import kv_pb2
 
 CLIENT = bytes(32)
+REQUEST_OPERATIONS = 256
+"""Puts that come in one request."""
 
 
 @click.command()
@@ -43,8 +46,9 @@ def main(puts: int, interval: int, keys: int, value_size: int) -> None:
         store = KeyValueStore(state, ProtocolLimits())
         for start in range(0, puts, interval):
             times = [time.process_time()]
-            for operation in operations[start : start + interval]:
-                store.execute(operation, 0, CLIENT)
+            for at in range(start, min(puts, start + interval), REQUEST_OPERATIONS):
+                request = operations[at : min(at + REQUEST_OPERATIONS, start + interval)]
+                store.execute_all(request, 0, CLIENT, Room(UINT64_MAX, UINT64_MAX))
             times.append(time.process_time())
             sequence = start + interval
             digest = seal(state, sequence)

@@ -10,6 +10,7 @@ from pbft.core import checkpoint
 from pbft.core.amnesia import REJOIN_INTERVAL_US
 from pbft.core.effects import Answer, DecidedRecord, EventName, Persist
 from pbft.core.log import Slot
+from pbft.core.ports import Room
 from pbft.core.state import Core
 from pbft.crypto.digest import NULL_DIGEST, results_digest
 from pbft.limits import ANSWER_BYTES_MAX, MIB
@@ -131,19 +132,15 @@ def _execute_operations(core: Core, sequence: int, message: Request) -> tuple[by
     replica = core.genesis.replica_with_key(message.client)
     if replica is not None:
         return (_execute_rejoin(core, sequence, replica, message.session),)
-    limits, service = core.genesis.limits, core.service
-    time_us, client = core.agreed_time_us, message.client
-    results: list[bytes] = []
-    room = min(limits.results_bytes_per_request, core.results_room)
-    begin = service.touched
-    end = begin + min(limits.records_per_request, core.records_room)
-    for operation in message.operations:
-        may = room > 0 and service.touched < end
-        result = service.execute(operation, time_us, client) if may else service.exhausted()
-        room -= len(result)
-        core.results_room -= len(result)
-        results.append(result)
-    core.records_room -= service.touched - begin
+    limits = core.genesis.limits
+    results_bytes = min(limits.results_bytes_per_request, core.results_room)
+    records = min(limits.records_per_request, core.records_room)
+    room = Room(results_bytes, records)
+    results = core.service.execute_all(
+        message.operations, core.agreed_time_us, message.client, room
+    )
+    core.results_room -= results_bytes - room.results_bytes
+    core.records_room -= records - room.records
     return tuple(results)
 
 

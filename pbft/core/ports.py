@@ -6,6 +6,7 @@ effect (Merge, Install).
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from pbft.messages import Leaf, Signed, SignedMessage, StateChunk, StateRecord, VerifiedBatch
@@ -147,6 +148,21 @@ class Snapshot(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Room:
+    """How much the operations of a request may still ask for. What they do is taken off, and once
+    either is used up, no further operation is executed."""
+
+    results_bytes: int
+    records: int
+    """See Service.touched."""
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the next operation is executed."""
+        return self.results_bytes > 0 and self.records > 0
+
+
 class Service(Protocol):
     """The replicated service. Total and deterministic; no clock, no randomness, no IO."""
 
@@ -160,8 +176,11 @@ class Service(Protocol):
         """
         ...
 
-    def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
-        """Applies one operation and returns its result. Never raises for any bytes."""
+    def execute_all(
+        self, operations: Sequence[bytes], agreed_time_us: Micros, client: ClientKey, room: Room
+    ) -> list[bytes]:
+        """Applies the operations of a request in order and returns their results; those that `room`
+        has no place for are `exhausted`. Never raises for any bytes."""
         ...
 
     def exhausted(self) -> bytes:

@@ -162,11 +162,11 @@ class Metrics:
         """A sampled request was answered this long after it came."""
         self._request_duration.observe(seconds)
 
-    def on_operation(self, operation: str, failed: bool) -> None:
-        """The service executed an operation."""
-        self.operations += 1
+    def on_operations(self, operation: str, failed: bool, count: int) -> None:
+        """The service executed so many operations of one kind."""
+        self.operations += count
         key = (operation, failed)
-        self._operations_untold[key] = self._operations_untold.get(key, 0) + 1
+        self._operations_untold[key] = self._operations_untold.get(key, 0) + count
 
     def on_query(self, failed: bool) -> None:
         """The service answered a query."""

@@ -6,6 +6,9 @@ after this, so the stream of a liar tells what the protocol wanted; what it real
 tell.
 """
 
+from collections import Counter
+from collections.abc import Sequence
+
 from pbft.codec import decode_message
 from pbft.codec.replies import decode_replies
 from pbft.core.effects import Answer, Broadcast, Effect, Event, EventName
@@ -25,7 +28,7 @@ from pbft.messages import (
 from pbft.node.event_stream import EventStream
 from pbft.node.metrics import Metrics
 from pbft.node.runtime import Steps
-from pbft.service.api import Service
+from pbft.service.api import Room, Service
 from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber
 from pbft.wire import kv_pb2
 
@@ -182,11 +185,18 @@ class ObservedService:
         """See Service."""
         return self._service.touched
 
-    def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
+    def execute_all(
+        self, operations: Sequence[bytes], agreed_time_us: Micros, client: ClientKey, room: Room
+    ) -> list[bytes]:
         """See Service."""
-        result = self._service.execute(operation, agreed_time_us, client)
-        self._metrics.on_operation(kind_of_operation(operation), is_error(result))
-        return result
+        results = self._service.execute_all(operations, agreed_time_us, client, room)
+        # Most of them are of one kind: the first bytes tell.
+        firsts = Counter(
+            (op[:1], result[:1]) for op, result in zip(operations, results, strict=True)
+        )
+        for (operation, result), count in firsts.items():
+            self._metrics.on_operations(kind_of_operation(operation), is_error(result), count)
+        return results
 
     def exhausted(self) -> bytes:
         """See Service.exhausted."""

@@ -1,14 +1,14 @@
 """A replicated counter: the worked example of a service of one's own (service.md section 1)."""
 
 from pbft.limits import ProtocolLimits
-from pbft.service.api import FIRST_SERVICE_DOMAIN, State
+from pbft.service.api import FIRST_SERVICE_DOMAIN, OperationByOperation, State
 from pbft.types import ClientKey, Micros
 
 COUNT = b"count"
 DIGITS_MAX = 18
 
 
-class Counter:
+class Counter(OperationByOperation):
     """`add <number>` is an operation, `read` an operation or a query; results are decimal text."""
 
     def __init__(self, state: State, limits: ProtocolLimits) -> None:

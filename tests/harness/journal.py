@@ -1,10 +1,10 @@
 """The replicated service of the tests of the core."""
 
-from pbft.core.ports import State
+from pbft.service.api import OperationByOperation, State
 from pbft.types import ClientKey, Micros
 
 
-class Journal:
+class Journal(OperationByOperation):
     """A service that shows the order of execution: every operation is written behind the last."""
 
     def __init__(self, state: State) -> None:

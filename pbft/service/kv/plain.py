@@ -6,7 +6,11 @@ against the limits of an operation, which always allow one pair (`require_sane_l
 them to the results and the records of the general path.
 """
 
-from pbft.core.ports import Records
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import islice
+
+from pbft.core.ports import Records, Room
 from pbft.service.kv.transaction import PAIR_HEADER
 from pbft.wire import kv_pb2
 
@@ -14,6 +18,38 @@ _PUT = kv_pb2.RequestOp.DESCRIPTOR.fields_by_name["request_put"].number << 3 | 2
 _KEY = kv_pb2.PutRequest.DESCRIPTOR.fields_by_name["key"].number << 3 | 2
 _VALUE = kv_pb2.PutRequest.DESCRIPTOR.fields_by_name["value"].number << 3 | 2
 """The tags of length-delimited fields."""
+_SHORT_BYTES = 0x80
+"""From here on a length takes a second byte ..."""
+_LONG_BYTES = 0x4000
+"""... and from here on a third."""
+_SHAPES = 4_096
+"""Spellings remembered; a client makes as many as it likes."""
+
+
+@lru_cache(_SHAPES)
+def _shape(size: int, key_bytes: int) -> tuple[int, bytes, int, bytes, int] | None:
+    """How a plain put of this size with a key this long is spelled: where its key begins and what
+    is before it, where the key ends and what is between it and the value, where the value begins.
+    None if there is no such put."""
+    if not 0 < key_bytes < _SHORT_BYTES:
+        return None
+    inner = _length_of_rest(size - 1)
+    head = b"%c%b%c%c" % (_PUT, inner, _KEY, key_bytes)
+    end = len(head) + key_bytes
+    length = _length_of_rest(size - end - 1)
+    at = end + 1 + len(length)
+    if not inner or not length or at >= size:
+        return None
+    return len(head), head, end, b"%c%b" % (_VALUE, length), at
+
+
+def _length_of_rest(size: int) -> bytes:
+    """With which length so many bytes begin, as protobuf spells it, if it is that of all the others
+    of them; empty if there is none. (129 bytes: one byte is too short for it, two too long.)"""
+    if 0 < size <= _SHORT_BYTES:
+        return bytes((size - 1,))
+    length = size - 2
+    return bytes((length & 0x7F | 0x80, length >> 7)) if length >= _SHORT_BYTES else b""
 
 
 def read_plain_put(operation: bytes) -> tuple[bytes, bytes] | None:
@@ -21,53 +57,94 @@ def read_plain_put(operation: bytes) -> tuple[bytes, bytes] | None:
     length spelled as protobuf spells it. None for anything else: that is for the general path, and
     so is whatever is wrong."""
     size = len(operation)
-    if size < 8 or operation[0] != _PUT:
+    if not 8 <= size < _LONG_BYTES:
         return None
-    inner, at = _length(operation, 1)
-    if inner != size - at or operation[at] != _KEY:
+    shape = _shape(size, operation[3 if size < _SHORT_BYTES + 2 else 4])
+    if shape is None:
         return None
-    begin = at + 2
-    end = begin + operation[at + 1]
-    if end == begin or end - begin > 0x7F or end + 1 >= size or operation[end] != _VALUE:
-        return None
-    length, at = _length(operation, end + 1)
-    if not length or length != size - at:
+    begin, head, end, middle, at = shape
+    if operation[:begin] != head or operation[end:at] != middle:
         return None
     return operation[begin:end], operation[at:]
 
 
-def _length(data: bytes, at: int) -> tuple[int, int]:
-    """A length of one or two bytes at a place that exists, and the place after it; -1 for a longer
-    or a padded one."""
-    length = data[at]
-    if length < 0x80:
-        return length, at + 1
-    high = data[at + 1] if at + 1 < len(data) else 0
-    if not 0 < high < 0x80:
-        return -1, at
-    return length & 0x7F | high << 7, at + 2
-
-
 class PlainPuts:
-    """Executes plain puts. The result is a message that is used again and again."""
+    """Executes plain puts, as many in a row as come."""
 
-    def __init__(self, pairs: Records) -> None:
+    def __init__(self, pairs: Records, operation_bytes_max: int) -> None:
         self._pairs = pairs
-        self._result = kv_pb2.Result()
-        self._header = self._result.response.response_put.header
+        self._operation_bytes_max = operation_bytes_max
+        self._spelling = _ResultSpelling()
 
-    def execute(self, key: bytes, value: bytes, revision: int) -> bytes:
-        """Writes the pair with `revision`, the store's next; returns the encoded result."""
-        pairs = self._pairs
-        current = pairs.get(key)
-        if current is None:
-            header = PAIR_HEADER.pack(revision, 1, 0)
-        else:
-            create_revision, version, _ = PAIR_HEADER.unpack_from(current[1])
-            header = PAIR_HEADER.pack(create_revision, version + 1, 0)
-        pairs.supersede(key, current, revision, header + value)
-        self._header.revision = revision
-        return self._result.SerializeToString()
+    def run(
+        self,
+        operations: Sequence[bytes],
+        begin: int,
+        revision: int,
+        room: Room,
+        results: list[bytes],
+    ) -> int:
+        """Executes the operations from `begin` on that are plain puts and have room, up to the
+        first that is or has not; `revision` is the store's now. Appends their results, takes them
+        off the room, and returns how many they were."""
+        pairs, spell, left = self._pairs, self._spelling.spell, room.results_bytes
+        get, supersede, pack, unpack = (
+            pairs.get,
+            pairs.supersede,
+            PAIR_HEADER.pack,
+            PAIR_HEADER.unpack_from,
+        )
+        first = revision
+        end = min(len(operations), begin + max(0, room.records))
+        for operation in islice(operations, begin, end):
+            put = read_plain_put(operation)
+            if put is None or left <= 0 or len(operation) > self._operation_bytes_max:
+                break
+            key, value = put
+            revision += 1
+            current = get(key)
+            if current is None:
+                header = pack(revision, 1, 0)
+            else:
+                create_revision, version, _ = unpack(current[1])
+                header = pack(create_revision, version + 1, 0)
+            supersede(key, current, revision, header + value)
+            result = spell(revision)
+            left -= len(result)
+            results.append(result)
+        room.results_bytes = left
+        room.records -= revision - first
+        return revision - first
+
+
+class _ResultSpelling:
+    """The encoded result of a put: the same bytes for each, but for the revision."""
+
+    def __init__(self) -> None:
+        self._high = -1
+        """The revision that was spelled last, without its lowest seven bits."""
+        self._heads: list[bytes] = []
+        """For each of these bits, all up to the byte that has them."""
+        self._tail = b""
+
+    def spell(self, revision: int) -> bytes:
+        """The result of a put that made this revision."""
+        if revision >> 7 != self._high:
+            self._learn(revision)
+        return self._heads[revision & 0x7F] + self._tail
+
+    def _learn(self, revision: int) -> None:
+        result = kv_pb2.Result()
+        header = result.response.response_put.header
+        self._high = revision >> 7
+        # A revision ends the message, and its lowest bits are the first of its bytes.
+        tail_bytes = max(0, (self._high.bit_length() + 6) // 7)
+        heads = []
+        for low in range(0x80):
+            header.revision = self._high << 7 | low
+            encoded = result.SerializeToString()
+            heads.append(encoded[: len(encoded) - tail_bytes])
+        self._heads, self._tail = heads, encoded[len(encoded) - tail_bytes :]
 
 
 def is_plain_range(request: kv_pb2.RangeRequest) -> bool:

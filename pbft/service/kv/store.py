@@ -1,9 +1,11 @@
 """The replicated key-value service: bytes in, bytes out (service.md sections 1 to 3)."""
 
+from collections.abc import Sequence
+
 from google.protobuf.message import DecodeError
 
 from pbft.limits import ProtocolLimits
-from pbft.service.api import FIRST_SERVICE_DOMAIN, State
+from pbft.service.api import FIRST_SERVICE_DOMAIN, Room, State
 from pbft.service.kv.branches import run_transaction
 from pbft.service.kv.errors import OperationError, StatusCode, invalid_argument, key_not_found
 from pbft.service.kv.operations import (
@@ -14,7 +16,7 @@ from pbft.service.kv.operations import (
     run_put,
     run_range,
 )
-from pbft.service.kv.plain import PlainPuts, is_plain_range, plain_range, read_plain_put
+from pbft.service.kv.plain import PlainPuts, is_plain_range, plain_range
 from pbft.service.kv.requests import (
     check_delete_range,
     check_put,
@@ -49,21 +51,38 @@ class KeyValueStore:
         require_sane_limits(limits)
         self._pairs = state.domain(KEY_VALUE_DOMAIN)
         self._store = state.domain(STORE_DOMAIN)
-        self._plain_puts = PlainPuts(self._pairs)
+        self._plain_puts = PlainPuts(self._pairs, limits.operation_bytes)
         self._limits = limits
         self.touched = 0
         """See Service.touched."""
 
-    def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
-        """Applies one operation. Total: what is wrong with it becomes an error result, and then
-        nothing has changed."""
+    def execute_all(
+        self, operations: Sequence[bytes], agreed_time_us: Micros, client: ClientKey, room: Room
+    ) -> list[bytes]:
+        """See Service.execute_all. What is wrong with an operation becomes an error result, and
+        then nothing has changed."""
+        results: list[bytes] = []
+        while len(results) < len(operations):
+            revision = self._revision()
+            puts = self._plain_puts.run(operations, len(results), revision, room, results)
+            if puts:
+                self.touched += puts
+                self._set_revision(revision + puts)
+            elif room.is_left:
+                results.append(self._execute_alone(operations[len(results)], room))
+            else:
+                results += [self.exhausted()] * (len(operations) - len(results))
+        return results
+
+    def _execute_alone(self, operation: bytes, room: Room) -> bytes:
+        begin = self.touched
+        result = self._execute_encoded(operation)
+        room.records -= self.touched - begin
+        room.results_bytes -= len(result)
+        return result
+
+    def _execute_encoded(self, operation: bytes) -> bytes:
         self.touched += 1
-        put = read_plain_put(operation)
-        if put is not None and len(operation) <= self._limits.operation_bytes:
-            revision = self._revision() + 1
-            encoded = self._plain_puts.execute(*put, revision)
-            self._set_revision(revision)
-            return encoded
         try:
             request = self._decode(operation)
             if request.HasField("request_range") and is_plain_range(request.request_range):

@@ -36,6 +36,7 @@ from pbft.messages import (
     Signed,
     Submit,
 )
+from pbft.service.api import Room
 from pbft.service.kv.store import KeyValueStore
 from pbft.transport.grpc_options import CLIENT_SERVER_OPTIONS
 from pbft_client.client import Client
@@ -102,14 +103,12 @@ class Order:
     results_bytes: int = 2**32
     """Of one request or read; operations after those that answer so much are not executed."""
 
-    def answer(
-        self, operations: tuple[bytes, ...], execute: Callable[[bytes], bytes]
-    ) -> tuple[bytes, ...]:
-        """The results of one request or read."""
+    def answer(self, queries: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """The results of one read."""
         results: list[bytes] = []
         room = self.results_bytes
-        for operation in operations:
-            results.append(execute(operation) if room > 0 else self.store.exhausted())
+        for query in queries:
+            results.append(self.store.query(query, 0) if room > 0 else self.store.exhausted())
             room -= len(results[-1])
         return tuple(results)
 
@@ -121,9 +120,8 @@ class Order:
         self.submitted.append(request)
         results: tuple[bytes, ...] = ()
         if outcome is Outcome.EXECUTED:
-            results = self.answer(
-                request.operations, lambda op: self.store.execute(op, 0, request.client)
-            )
+            room = Room(self.results_bytes, 1 << 40)
+            results = tuple(self.store.execute_all(request.operations, 0, request.client, room))
         self.decided[key] = Reply(
             request.session,
             request.number,
@@ -246,7 +244,7 @@ class FakeReplica:
 
     def _answer_read(self, read: ReadRequest) -> None:
         store = self.cluster.order.store
-        results = self.cluster.order.answer(read.queries, lambda query: store.query(query, 0))
+        results = self.cluster.order.answer(read.queries)
         is_fast = read.consistency is Consistency.LINEARIZABLE
         reply = ReadReply(
             read.nonce,

@@ -10,6 +10,7 @@ from pbft.crypto.digest import query_digest, results_digest
 from pbft.errors import ConfigurationError
 from pbft.limits import KIB, MESSAGE_BYTES_MAX, MIB, LocalLimits, ProtocolLimits
 from pbft.messages import Commit, Consistency, Kind, Outcome, ReadReply, ReadRequest
+from pbft.service.api import OperationByOperation
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_forge import INTERVAL
 from tests.harness.core_solo import Solo
@@ -277,7 +278,7 @@ def test_a_read_that_waits_too_long_is_refused() -> None:
     assert not solo.node.core.held_reads
 
 
-class Wide:
+class Wide(OperationByOperation):
     """A service whose every answer has a given size, and which counts what it is asked."""
 
     def __init__(self, size: int) -> None:

@@ -10,7 +10,7 @@ from pbft.messages import Request
 from pbft.service.kv.store import KeyValueStore
 from tests.harness.core_cluster import Cluster
 from tests.harness.core_solo import Solo
-from tests.unit.service.kv_harness import get, put
+from tests.unit.service.kv_harness import get, plenty, put
 
 
 @pytest.mark.parametrize("bound", ["results_bytes_per_request", "results_bytes_per_batch"])
@@ -64,7 +64,7 @@ def test_counts_of_a_whole_store_do_not_add_up() -> None:
     limits = replace(ProtocolLimits(), records_per_request=50)
     core.genesis = replace(core.genesis, limits=limits)
     for number in range(10):
-        core.service.execute(put(b"%d" % number).SerializeToString(), 0, b"")
+        service.execute_all((put(b"%d" % number).SerializeToString(),), 0, b"", plenty())
     count = get(b"0", b"\0", count_only=True).SerializeToString()
     client, before = solo.forge.clients[0], service.touched
     request = client.sign(Request(client.client, 1, 1, 0, 0, (count,) * 1024))

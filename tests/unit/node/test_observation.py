@@ -1,5 +1,6 @@
 """Core and service are watched from outside, and behave as if they were not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -36,6 +37,7 @@ from pbft.node.observation import (
     is_error,
     kind_of_operation,
 )
+from pbft.service.api import Room
 from pbft.types import ClientKey, Instant, Micros
 from pbft.wire import kv_pb2
 
@@ -253,14 +255,19 @@ def test_a_request_that_is_never_answered_does_not_end_the_timing() -> None:
     assert value(metrics, "request_duration_seconds_count") == 1
 
 
+ROOM = Room(999, 999)
+
+
 def test_operations_are_counted_and_shared_among_the_batches_of_a_step() -> None:
     it, core, _, metrics = observed(Event(EventName.EXECUTED, 0, 9, 1))
 
     class Service:
         touched = 7
 
-        def execute(self, operation: bytes, agreed_time_us: Micros, client: ClientKey) -> bytes:
-            return kv_pb2.Result(error=kv_pb2.Error(code=3)).SerializeToString()
+        def execute_all(
+            self, operations: Sequence[bytes], time_us: Micros, client: ClientKey, room: Room
+        ) -> list[bytes]:
+            return [kv_pb2.Result(error=kv_pb2.Error(code=3)).SerializeToString()] * len(operations)
 
         def exhausted(self) -> bytes:
             return b"exhausted"
@@ -270,13 +277,13 @@ def test_operations_are_counted_and_shared_among_the_batches_of_a_step() -> None
 
     service = ObservedService(Service(), metrics)
     put = kv_pb2.RequestOp(request_put=kv_pb2.PutRequest(key=b"k")).SerializeToString()
-    for _ in range(6):
-        assert is_error(service.execute(put, 0, CLIENT))
+    for count in (1, 5):
+        results = service.execute_all((put,) * count, 0, CLIENT, ROOM)
+        assert len(results) == count and all(map(is_error, results))
     it.tick(NOW)
     assert value(metrics, "batch_operations_sum") == 6
     assert value(metrics, "batch_operations_bucket", le="5.0") == 0
-    service.execute(b"", 0, CLIENT)
-    service.execute(put, 0, CLIENT)
+    service.execute_all((b"", put), 0, CLIENT, ROOM)
     core.effects *= 2
     it.tick(NOW)
     assert value(metrics, "batch_operations_count") == 3

@@ -1,7 +1,7 @@
 """Short ways to say operations, and a store that takes and gives messages."""
 
 from pbft.limits import ProtocolLimits
-from pbft.service.api import State
+from pbft.service.api import Room, State
 from pbft.service.kv.store import KeyValueStore
 from pbft.wire import kv_pb2
 from tests.harness.records import DictState
@@ -39,6 +39,11 @@ def compare(key: bytes, target: int, result: int, **options: object) -> kv_pb2.C
     return kv_pb2.Compare(key=key, target=target, result=result, **options)
 
 
+def plenty() -> Room:
+    """More room than anything asks for."""
+    return Room(1 << 40, 1 << 40)
+
+
 class Store:
     """A KeyValueStore on dictionaries, or on the state it is given."""
 
@@ -47,8 +52,11 @@ class Store:
         self.service = KeyValueStore(state or self.state, limits or ProtocolLimits())
 
     def execute(self, operation: Op) -> kv_pb2.Result:
-        encoded = self.service.execute(operation.SerializeToString(), MOMENT_US, CLIENT)
-        return kv_pb2.Result.FromString(encoded)
+        return kv_pb2.Result.FromString(self.execute_encoded(operation.SerializeToString()))
+
+    def execute_encoded(self, operation: bytes) -> bytes:
+        (result,) = self.service.execute_all((operation,), MOMENT_US, CLIENT, plenty())
+        return result
 
     def query(self, operation: Op) -> kv_pb2.Result:
         before = self.state.items()

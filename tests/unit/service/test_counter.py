@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pbft.core.ports import Service
 from pbft.limits import ProtocolLimits
 from pbft.service import counter
-from pbft.service.api import ServiceFactory
+from pbft.service.api import Room, ServiceFactory
 from pbft.service.counter import Counter
 from tests.harness.records import DictState
 
@@ -19,10 +19,24 @@ MAKE: ServiceFactory = Counter
 
 def test_it_counts() -> None:
     service: Service = MAKE(DictState(), ProtocolLimits())
-    assert service.execute(b"read", 0, CLIENT) == b"0"
-    assert service.execute(b"add 40", 0, CLIENT) == b"40"
-    assert service.execute(b"add 2", 0, CLIENT) == b"42"
+    operations = (b"read", b"add 40", b"add 2")
+    assert service.execute_all(operations, 0, CLIENT, Room(99, 99)) == [b"0", b"40", b"42"]
     assert service.query(b"read", 0) == b"42"
+
+
+@pytest.mark.parametrize(
+    ("room", "executed"),
+    [(Room(3, 99), 2), (Room(99, 2), 2), (Room(5, 3), 3), (Room(0, 9), 0), (Room(9, -1), 0)],
+)
+def test_what_has_no_room_is_not_executed(room: Room, executed: int) -> None:
+    """Results are of two bytes; each operation looks at one record."""
+    service = Counter(DictState(), ProtocolLimits())
+    service.execute(b"add 10", 0, CLIENT)
+    before = Room(room.results_bytes, room.records)
+    results = service.execute_all((b"add 1",) * 4, 0, CLIENT, room)
+    assert results == [b"11", b"12", b"13"][:executed] + [b"error"] * (4 - executed)
+    assert room.results_bytes == before.results_bytes - 2 * executed
+    assert room.records == before.records - executed
 
 
 def test_its_count_is_a_record() -> None:

@@ -2,15 +2,11 @@
 
 import pytest
 
-from pbft.limits import RECORD_KEY_BYTES_MAX, ProtocolLimits
-from pbft.service.kv.store import KeyValueStore
+from pbft.limits import RECORD_KEY_BYTES_MAX
 from pbft.storage.memory import MemoryBase
 from pbft.storage.state import LayeredState
 from pbft.wire import kv_pb2
-
-
-def put(store: KeyValueStore, request: kv_pb2.RequestOp) -> kv_pb2.Result:
-    return kv_pb2.Result.FromString(store.execute(request.SerializeToString(), 1, bytes(32)))
+from tests.unit.service.kv_harness import Store
 
 
 def plain(key: bytes) -> kv_pb2.RequestOp:
@@ -23,11 +19,11 @@ def in_transaction(key: bytes) -> kv_pb2.RequestOp:
 
 @pytest.mark.parametrize("make", [plain, in_transaction])
 def test_keys_within_and_beyond_the_bound(make: type) -> None:
-    store = KeyValueStore(LayeredState(MemoryBase(), 16, 0), ProtocolLimits())
+    store = Store(state=LayeredState(MemoryBase(), 16, 0))
     for key in (b"k" * RECORD_KEY_BYTES_MAX, bytes(RECORD_KEY_BYTES_MAX // 2)):
-        assert put(store, make(key)).HasField("response")
-        refused = put(store, make(key + b"k"))
+        assert store.execute(make(key)).HasField("response")
+        refused = store.execute(make(key + b"k"))
         assert refused.error.message == "etcdserver: key is too large"
-        assert not put(
-            store, kv_pb2.RequestOp(request_range=kv_pb2.RangeRequest(key=key + b"k"))
+        assert not store.execute(
+            kv_pb2.RequestOp(request_range=kv_pb2.RangeRequest(key=key + b"k"))
         ).response.response_range.count

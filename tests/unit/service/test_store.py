@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from pbft.errors import ConfigurationError
 from pbft.limits import EXHAUSTED_BYTES_MAX, ProtocolLimits
+from pbft.service.api import Room
+from pbft.service.kv import plain as plain_module
 from pbft.service.kv import store as store_module
 from pbft.service.kv.plain import read_plain_put
-from pbft.service.kv.store import KeyValueStore
+from pbft.service.kv.store import STORE_DOMAIN, KeyValueStore
 from pbft.storage.memory import MemoryBase
 from pbft.storage.state import LayeredState
 from pbft.wire import kv_pb2
@@ -30,6 +32,7 @@ from tests.unit.service.kv_harness import (
     Store,
     delete,
     get,
+    plenty,
     put,
     txn,
 )
@@ -50,28 +53,63 @@ def test_it_agrees_with_the_reference(operations: list[Op]) -> None:
         ]
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(strategies.operations(), min_size=1, max_size=8))
-def test_the_plain_paths_give_the_same_bytes_and_records(operations: list[Op]) -> None:
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.one_of(strategies.plain_puts(), strategies.operations()), min_size=1, max_size=12),
+    st.one_of(st.just(1 << 30), st.integers(-1, 60)),
+)
+def test_the_plain_paths_give_the_same_bytes_and_records(
+    operations: list[Op], results_bytes: int
+) -> None:
     plain, general = DictState(), DictState()
     one = KeyValueStore(plain, ProtocolLimits())
     other = KeyValueStore(general, ProtocolLimits())
-    for operation in operations:
-        encoded = operation.SerializeToString()
-        result = one.execute(encoded, MOMENT_US, CLIENT)
-        query = one.query(encoded, MOMENT_US)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(store_module, "read_plain_put", lambda operation: None)
-            patch.setattr(store_module, "is_plain_range", lambda request: False)
-            assert other.execute(encoded, MOMENT_US, CLIENT) == result
-            assert other.query(encoded, MOMENT_US) == query
-        assert plain.items() == general.items()
+    encoded = [operation.SerializeToString() for operation in operations]
+    room, same_room = plenty(), plenty()
+    room.results_bytes = same_room.results_bytes = results_bytes
+    results = one.execute_all(encoded, MOMENT_US, CLIENT, room)
+    queries = [one.query(query, MOMENT_US) for query in encoded]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain_module, "read_plain_put", lambda operation: None)
+        patch.setattr(store_module, "is_plain_range", lambda request: False)
+        assert other.execute_all(encoded, MOMENT_US, CLIENT, same_room) == results
+        assert [other.query(query, MOMENT_US) for query in encoded] == queries
+    assert room.results_bytes == same_room.results_bytes
+    assert plain.items() == general.items()
+
+
+@pytest.mark.parametrize("records", [-1, 0, 2, 4, 9])
+def test_each_plain_put_takes_one_record_of_the_room(records: int) -> None:
+    store = Store()
+    operations = [put(b"a", b"1"), put(b"b", b"2"), get(b"a"), put(b"c", b"3")]
+    encoded = [operation.SerializeToString() for operation in operations]
+    room = Room(1 << 30, records)
+    results = store.service.execute_all(encoded, MOMENT_US, CLIENT, room)
+    executed = min(4, max(0, records))
+    assert [result == store.service.exhausted() for result in results] == (
+        [False] * executed + [True] * (4 - executed)
+    )
+    assert store.service.touched == executed and room.records == records - executed
+
+
+@pytest.mark.parametrize("revision", [1, 126, 16_382, 2**21 - 2, 2**28 - 2, 2**56 - 2, 2**63 - 9])
+def test_results_of_plain_puts_are_spelled_as_protobuf_spells_them(revision: int) -> None:
+    store = Store()
+    store.state.domain(STORE_DOMAIN).put(b"revision", 0, revision.to_bytes(8, "big"))
+    encoded = [put(b"k", b"v").SerializeToString()] * 6
+    results = store.service.execute_all(encoded, MOMENT_US, CLIENT, plenty())
+    for number, result in enumerate(results, revision + 1):
+        expected = kv_pb2.Result()
+        expected.response.response_put.header.revision = number
+        assert result == expected.SerializeToString()
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     st.binary(min_size=1, max_size=127),
-    st.one_of(st.binary(min_size=1, max_size=300), st.just(bytes(16_000))),
+    st.one_of(
+        st.binary(min_size=1, max_size=9), st.integers(100, 300).map(bytes), st.just(bytes(16_000))
+    ),
     st.data(),
 )
 def test_plain_puts_are_read_like_protobuf_reads_them(
@@ -112,7 +150,7 @@ def test_any_bytes_give_a_result(operations: list[Op], noise: bytes, data: st.Da
             encoded[data.draw(st.integers(0, len(encoded) - 1))] ^= data.draw(st.integers(1, 255))
         for attempt in (noise, bytes(encoded), bytes(encoded[:-1]), bytes(encoded) + noise):
             for encoded_result in (
-                store.service.execute(attempt, MOMENT_US, CLIENT),
+                store.execute_encoded(attempt),
                 store.service.query(attempt, MOMENT_US),
             ):
                 result = kv_pb2.Result.FromString(encoded_result)
@@ -140,7 +178,7 @@ def length_prefixed(tag: int, content: bytes) -> bytes:
 )
 def test_unknown_fields_are_an_error_at_every_level(encoded: bytes) -> None:
     store = Store()
-    result = kv_pb2.Result.FromString(store.service.execute(encoded, MOMENT_US, CLIENT))
+    result = kv_pb2.Result.FromString(store.execute_encoded(encoded))
     assert (result.error.code, result.error.message) == (
         3,
         "etcdserver: request has unknown fields",
@@ -149,7 +187,7 @@ def test_unknown_fields_are_an_error_at_every_level(encoded: bytes) -> None:
 
 
 def test_what_is_no_request_is_malformed() -> None:
-    result = kv_pb2.Result.FromString(Store().service.execute(b"\xff", MOMENT_US, CLIENT))
+    result = kv_pb2.Result.FromString(Store().execute_encoded(b"\xff"))
     assert (result.error.code, result.error.message) == (3, "etcdserver: request is malformed")
 
 
@@ -309,7 +347,7 @@ def digest_of_a_run() -> str:
             get(key, revision=number),
         ):
             encoded = operation.SerializeToString()
-            digest.update(store.service.execute(encoded, MOMENT_US, CLIENT))
+            digest.update(store.execute_encoded(encoded))
             digest.update(store.service.query(encoded, MOMENT_US))
     digest.update(repr(store.state.items()).encode())
     return digest.hexdigest()
