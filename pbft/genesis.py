@@ -24,9 +24,9 @@ FORMAT_VERSION = 1
 class ProtocolConstants:
     """Constants on which acceptance depends (protocol.md section 15)."""
 
-    checkpoint_interval: int = 64
+    checkpoint_interval: int = 128
     """K: a checkpoint every K sequence numbers."""
-    window: int = 128
+    window: int = 256
     """L: high watermark H = h + L; at least 2K."""
     clock_drift_us: int = 500_000
     """A backup holds a batch that is further ahead of its clock than this."""

@@ -77,7 +77,10 @@ class PendingCall(Call):
         changes: bool,
         exhausted: bytes | None = None,
     ) -> None:
-        super().__init__(operation)
+        # As Call does it, without the call: this is done for every operation.
+        self.operation = operation
+        self.carrier = None
+        self.index = 0
         self.future = future
         self.changes = changes
         """Whether it could take effect at all."""
@@ -302,18 +305,21 @@ class Engine:
         for settlement in settlements:
             if crowded_out := _crowded_out(settlement):
                 self.session.enqueue_again(crowded_out)
+            failed = _error_of(settlement.decision) is not None
             for call in settlement.calls:
                 # What was enqueued again has no carrier.
-                if isinstance(call, PendingCall) and call.carrier is not None:
-                    call.owner = None
-                    self._deadlines.discard(call, call.slot)
-                    if call.future.done():
-                        continue
-                    error = _error_of(settlement.decision)
-                    if error is None:
-                        call.future.set_result(settlement)
-                    else:
-                        call.future.set_exception(error)
+                if not isinstance(call, PendingCall) or call.carrier is None:
+                    continue
+                call.owner = None
+                self._deadlines.discard(call, call.slot)
+                future = call.future
+                if future.done():
+                    continue
+                if failed and (error := _error_of(settlement.decision)) is not None:
+                    # Each has an exception of its own, with its own traceback.
+                    future.set_exception(error)
+                else:
+                    future.set_result(settlement)
 
     def _settle_reads(self, settlements: list[ReadSettlement]) -> None:
         for settlement in settlements:

@@ -49,7 +49,7 @@ ADVICE = (
     "This replica does not vote with what is left: move the directory away, run pbft storage init, "
     "and start again; it then rejoins by itself"
 )
-PUBLISH_SECONDS = 0.05
+PUBLISH_SECONDS = 0.1
 """How old the published status may get while the core works."""
 
 

@@ -69,8 +69,8 @@ class DomainRecords:
     def get(self, key: bytes) -> Latest | None:
         """See Records.get."""
         for latest in self._known:
-            if key in latest:
-                return latest[key]
+            if (found := latest.get(key, UNTOUCHED)) is not UNTOUCHED:
+                return found
         return self._latest_stored(key)
 
     def _latest_stored(self, key: bytes) -> Latest | None:

@@ -27,6 +27,7 @@ from pbft.cli.process_table import ProcessState
 from pbft.cli.supervisor import LocalCluster
 from pbft.cli.testnet import create_testnet
 from pbft.cli.traffic import Traffic, TrafficPlan
+from pbft.genesis import ProtocolConstants
 from pbft.types import ReplicaId
 from tests.process.helpers import assert_linearizable, connect, pbft
 
@@ -35,7 +36,7 @@ CHECKPOINT_SECONDS = 60.0
 """At the latest then the next checkpoint is reached, on a busy machine."""
 KEPT = {b"kept/%d" % number: b"value %d" % number for number in range(20)}
 """Acknowledged before every fault, and to be there after it."""
-CHECKPOINT_INTERVAL = 64
+CHECKPOINT_INTERVAL = ProtocolConstants().checkpoint_interval
 SLOW = TrafficPlan(pause_seconds=0.1)
 
 Samples = Counter[tuple[ReplicaId, str]]

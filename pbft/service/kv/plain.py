@@ -118,12 +118,13 @@ class PlainPuts:
 
 
 class _ResultSpelling:
-    """The encoded result of a put: the same bytes for each, but for the revision."""
+    """The encoded result of a put: the same bytes for each, but for the revision at its end, whose
+    lowest bits come first."""
 
     def __init__(self) -> None:
         self._high = -1
         """The revision that was spelled last, without its lowest seven bits."""
-        self._heads: list[bytes] = []
+        self._heads: tuple[bytes, ...] = ()
         """For each of these bits, all up to the byte that has them."""
         self._tail = b""
 
@@ -134,17 +135,16 @@ class _ResultSpelling:
         return self._heads[revision & 0x7F] + self._tail
 
     def _learn(self, revision: int) -> None:
-        result = kv_pb2.Result()
-        header = result.response.response_put.header
         self._high = revision >> 7
-        # A revision ends the message, and its lowest bits are the first of its bytes.
-        tail_bytes = max(0, (self._high.bit_length() + 6) // 7)
-        heads = []
-        for low in range(0x80):
-            header.revision = self._high << 7 | low
-            encoded = result.SerializeToString()
-            heads.append(encoded[: len(encoded) - tail_bytes])
-        self._heads, self._tail = heads, encoded[len(encoded) - tail_bytes :]
+        tail_bytes = (self._high.bit_length() + 6) // 7
+        result = kv_pb2.Result()
+        result.response.response_put.header.revision = revision
+        encoded = result.SerializeToString()
+        split = len(encoded) - tail_bytes
+        self._tail = encoded[split:]
+        head, more = encoded[: split - 1], 0x80 if tail_bytes else 0
+        if not self._heads or self._heads[0] != head + bytes((more,)):
+            self._heads = tuple(head + bytes((low | more,)) for low in range(0x80))
 
 
 def is_plain_range(request: kv_pb2.RangeRequest) -> bool:

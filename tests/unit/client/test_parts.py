@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +34,7 @@ from pbft_client.errors import (
     may_take_effect,
 )
 from pbft_client.link import describe_rejection, describe_rpc_error
-from pbft_client.results import Execution
+from pbft_client.results import Execution, PutResult
 from tests.harness.records import DictState
 from tests.unit.client.world import World
 
@@ -234,3 +235,39 @@ def test_grpc_is_set_up_before_it_is_imported_and_the_users_choice_stays() -> No
         "assert os.environ['GRPC_ENABLE_FORK_SUPPORT'] == 'mine'"
     )
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+
+
+def put_result(revision: int) -> bytes:
+    result = kv_pb2.Result()
+    result.response.response_put.header.revision = revision
+    return result.SerializeToString()
+
+
+@given(st.integers(0, 2**63 - 1), st.binary(max_size=3), st.data())
+def test_results_of_puts_are_read_as_protobuf_reads_them(
+    revision: int, noise: bytes, data: st.DataObject
+) -> None:
+    encoded = put_result(revision)
+    assert kv.decode_put(encoded, EXECUTION) == PutResult(revision, None, EXECUTION)
+    changed = bytearray(encoded)
+    changed[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+    for other in (bytes(changed), encoded[:-1], encoded + noise):
+        try:
+            expected = kv_pb2.Result.FromString(other)
+        except DecodeError:
+            expected = kv_pb2.Result()
+        if expected.response.WhichOneof("response") != "response_put":
+            with pytest.raises((kv.UnexpectedResult, ServiceError)):
+                kv.decode_put(other, EXECUTION)
+            continue
+        put = expected.response.response_put
+        found = kv.decode_put(other, EXECUTION)
+        assert found.revision == put.header.revision
+        assert (found.previous is None) == (not put.HasField("prev_kv"))
+
+
+def test_the_result_of_a_put_with_more_in_it_is_read_whole() -> None:
+    result = kv_pb2.Result.FromString(put_result(7))
+    result.response.response_put.prev_kv.key = b"k"
+    found = kv.decode_put(result.SerializeToString(), EXECUTION)
+    assert found.revision == 7 and found.previous is not None and found.previous.key == b"k"

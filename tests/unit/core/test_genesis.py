@@ -113,11 +113,11 @@ def edited(old: str, new: str) -> bytes:
         ('nonce = "6e6e', 'nonce = "xx6e', "nonce in the genesis is not hexadecimal"),
         ('nonce = "', 'nonce = 1 #"', "nonce must be 32 bytes"),
         ("clients = [", "clients = 1\nmore = [", "unknown key"),
-        ("window = 128", "window = -1", "window in the genesis must be a whole number"),
-        ("window = 128", "window = 1.5", "window in the genesis must be a whole number"),
-        ("window = 128", "window = true", "window in the genesis must be a whole number"),
-        ("window = 128\n", "", "lacks the key: constants.window"),
-        ("window = 128", "window = 128\nmore = 1", "unknown key in the genesis: constants.more"),
+        ("window = 256", "window = -1", "window in the genesis must be a whole number"),
+        ("window = 256", "window = 1.5", "window in the genesis must be a whole number"),
+        ("window = 256", "window = true", "window in the genesis must be a whole number"),
+        ("window = 256\n", "", "lacks the key: constants.window"),
+        ("window = 256", "window = 256\nmore = 1", "unknown key in the genesis: constants.more"),
     ],
 )
 def test_odd_files_are_refused(old: str, new: str, text: str) -> None:
