@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from pbft.garbage import collect_rarely
+
 KEYS = 10_000
 """Keys that the load is spread over, unless the plan says otherwise."""
 WARM_UP_SECONDS_MAX = 2.0
@@ -157,6 +159,7 @@ async def run_load(
     up are waited for but not counted.
     """
     measurement = Measurement()
+    collect_rarely()
     started = time.monotonic() + plan.warm_up_seconds
     end = started + plan.seconds
 
@@ -166,7 +169,7 @@ async def run_load(
         while time.monotonic() < end:
             begin = time.perf_counter_ns()
             try:
-                await operation(keys.randrange(plan.keys))
+                await operation(int(keys.random() * plan.keys))
             except expected as error:
                 if started <= time.monotonic() < end:
                     measurement.note_error(error)
