@@ -310,6 +310,8 @@ class Engine:
                 # What was enqueued again has no carrier.
                 if not isinstance(call, PendingCall) or call.carrier is None:
                     continue
+                if failed and self._ask_again(call, settlement.decision):
+                    continue
                 call.owner = None
                 self._deadlines.discard(call, call.slot)
                 future = call.future
@@ -320,6 +322,16 @@ class Engine:
                     future.set_exception(error)
                 else:
                     future.set_result(settlement)
+
+    def _ask_again(self, call: PendingCall, decision: Decision) -> bool:
+        """Asks anew a query whose result the replicas no longer keep; False for what may have
+        changed something, and for whatever else it was decided."""
+        is_forgotten = decision.outcome is Outcome.RESULT_FORGOTTEN
+        if not is_forgotten or call.changes or call.future.done() or self._closed:
+            return False
+        call.carrier = None
+        self.session.enqueue(call)
+        return True
 
     def _settle_reads(self, settlements: list[ReadSettlement]) -> None:
         for settlement in settlements:

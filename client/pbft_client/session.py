@@ -65,6 +65,8 @@ class SessionSettings:
     full_results_wait_us: Micros = 50_000
     """How long the designated replica may be later than f + 1 digests before all are asked in
     full."""
+    source_wait_us: Micros = 2_000_000
+    """How long it is waited for nevertheless if f + 1 others have forgotten the results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class Submission(Carrier):
         "resend_us",
         "results_from",
         "session",
+        "source",
+        "source_until_us",
     )
 
     def __init__(
@@ -109,6 +113,10 @@ class Submission(Carrier):
         """When all are asked for the results in full; None: no reason to."""
         self.results_from: ReplicaId | None = None
         """Who is waited for to send the results in full; None: all were asked."""
+        self.source: ReplicaId | None = None
+        """Who alone was asked for them at first, and may be the only one that ever had them."""
+        self.source_until_us: Micros | None = None
+        """Until when it is waited for although f + 1 others have forgotten them."""
 
     def encode(self, *, full_results: bool) -> bytes:
         """The item to send. The signed request in it is the same bytes every time."""
@@ -245,6 +253,8 @@ class Session:
                 continue
             verdict = submission.collector.add(reply, envelope)
             if isinstance(verdict, Decision):
+                if self._may_still_come(submission, verdict, now.monotonic_us):
+                    continue
                 asked = submission.results_from
                 if asked is not None and asked in submission.collector.answered:
                     self._designation.delivered(asked)
@@ -332,11 +342,11 @@ class Session:
         if primary not in self._connected:
             primary = None
         if self._may_rely_on(designated, now_us):
-            submission.results_from = designated
+            submission.results_from = submission.source = designated
             targets = self._connected if primary is None else (primary,)
             return self._to(targets, submission, full_results=False)
         if primary is not None and self._may_rely_on(primary, now_us):
-            submission.results_from = primary
+            submission.results_from = submission.source = primary
             return self._to((primary,), submission, full_results=True)
         return self._to(self._connected, submission, full_results=True)
 
@@ -386,6 +396,17 @@ class Session:
         if asked in submission.collector.answered or asked not in self._connected:
             return now.monotonic_us
         return now.monotonic_us + self._settings.full_results_wait_us
+
+    def _may_still_come(self, submission: Submission, decision: Decision, now_us: Micros) -> bool:
+        """Whether results that f + 1 have forgotten may be under way: large ones are kept by nobody
+        after they were sent. The retransmissions ask when to look again."""
+        source = submission.source
+        if decision.outcome is not Outcome.RESULT_FORGOTTEN or source not in self._connected:
+            return False
+        if submission.source_until_us is None:
+            submission.source_until_us = now_us + self._settings.source_wait_us
+        is_awaited = source not in submission.collector.answered
+        return is_awaited and now_us < submission.source_until_us
 
     def _settle(self, submission: Submission) -> None:
         del self._under_way[(submission.session, submission.number)]

@@ -295,6 +295,25 @@ async def test_a_forgotten_result_is_told_as_executed(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_a_query_whose_result_is_forgotten_is_asked_again(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        await client.put(b"k", b"v")
+        before = len(cluster.order.submitted)
+
+        def forgets_once(reply: Reply) -> Reply:
+            return forgotten(reply) if reply.sequence == before + 1 else reply
+
+        for replica in cluster.replicas:
+            replica.rewrite_reply = forgets_once
+        pairs = await client.range(prefix=b"k", consistency="ordered")
+        assert [pair.value for pair in pairs.items] == [b"v"]
+        assert [request.number for request in cluster.order.submitted[before:]] == [
+            before + 1,
+            before + 2,
+        ]
+
+
+@in_loop
 async def test_closing_ends_the_session_and_calls_under_way(tmp_path: Path) -> None:
     async with FakeCluster(tmp_path) as cluster:
         client = await cluster.connect(close_seconds=2.0)

@@ -57,13 +57,16 @@ class Driver:
         session: int = SESSION,
         view: int = 0,
         full: bool = True,
+        lost: bool = False,
         **fields: object,
     ) -> list[Settlement]:
-        """One replica's reply to a request that was sent."""
+        """One replica's reply to a request that was sent; `lost`: it keeps the digest only."""
         digest = self.digests[(session, number)]
         known = {"session": session, "number": number, **fields}
         made: Reply = reply(digest, **known)  # type: ignore[arg-type]
-        if not full:
+        if lost:
+            made = replace(made, results=None, outcome=Outcome.RESULT_FORGOTTEN)
+        elif not full:
             made = digest_only(made)
         envelope = self.world.replies(replica, [made], view)
         return self.session.receive(envelope, at(seconds, wall_us=2_000))

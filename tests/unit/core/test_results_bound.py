@@ -56,6 +56,16 @@ def test_operations_beyond_the_records_are_not_executed(
     assert solo.node.journal[executed:] == [b"d", b"e", b"d", b"e"][:executed]
 
 
+def test_the_results_of_all_requests_of_a_batch_count_together() -> None:
+    solo = Solo()
+    limits = replace(ProtocolLimits(), results_bytes_per_batch=5)
+    solo.node.core.genesis = replace(solo.node.core.genesis, limits=limits)
+    clients = solo.forge.clients[:2]
+    requests = [c.sign(Request(c.client, 1, 1, 0, 0, (b"a", b"b"))) for c in clients]
+    solo.decide(1, solo.forge.batch(*requests))
+    assert solo.node.journal == [b"a", b"b"], "results of three bytes each"
+
+
 def test_counts_of_a_whole_store_do_not_add_up() -> None:
     """Ten bytes each, they would walk every record as often as a request has operations."""
     solo = Solo()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from pbft.core.effects import Install
 from pbft.crypto import lthash
 from pbft.crypto.lthash import bucket_of
 from pbft.limits import MIB
@@ -17,6 +18,7 @@ from tests.unit.storage.builders import (
     BUCKETS,
     SALT,
     Disk,
+    certificate,
     digest_from_scratch,
     merge,
     new_state,
@@ -177,3 +179,21 @@ def test_a_checkpoint_costs_what_changed_since_the_last() -> None:
     assert list(state._sealed[1].leaves) == [bucket_of(1, b"key", SALT, BUCKETS)]
     seal(state, 192)
     assert state._sealed[2].leaves == {}
+
+
+def test_no_digest_of_a_state_is_told_that_is_being_replaced() -> None:
+    source, target = new_state(MemoryBase()), new_state(MemoryBase())
+    source.domain(1).put(b"k", 1, b"theirs")
+    merge(source, 3)
+    target.domain(1).put(b"k", 1, b"ours")
+    target.seal(1)
+    snapshot = source.pin()
+    differing = target.stage(snapshot.leaves(), source.durable_digest)
+    assert differing is not None
+    assert target.stage_records(snapshot.chunk(differing, b"").records, differing)
+    assert not any(target.staged(differing))
+    plan = target.begin_install(Install(3, source.durable_digest, certificate(3)))
+    assert not target.is_sealing
+    plan.run()
+    target.finish_install(plan)
+    assert target.domain(1).get(b"k") == (1, b"theirs")
