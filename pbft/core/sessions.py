@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from pbft.core.ports import Records
-from pbft.crypto.digest import results_digest
+from pbft.crypto.digest import behind_lengths, results_digest
 from pbft.limits import ProtocolLimits
 from pbft.messages import Authenticated, Outcome, Reply, Request
 from pbft.types import ClientKey, Digest, Micros, SequenceNumber
@@ -78,7 +78,7 @@ def encode_reply(reply: Reply) -> bytes:
         reply.results is not None,
         len(results),
     )
-    return head + b"".join(_LENGTH.pack(len(result)) + result for result in results)
+    return head + behind_lengths(results, _LENGTH.size)
 
 
 def decode_reply(session: int, number: int, value: bytes) -> Reply:

@@ -5,7 +5,7 @@ two lists of inputs give the same string.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from pbft.messages import Outcome
 from pbft.types import Digest
@@ -39,13 +39,13 @@ def request_digest(payload: bytes) -> Digest:
     return _digest(_REQUEST, payload)
 
 
-def results_digest(outcome: Outcome, highest_session: int, results: Iterable[bytes]) -> Digest:
+def results_digest(outcome: Outcome, highest_session: int, results: Sequence[bytes]) -> Digest:
     """What replies must match in besides their header (section 4)."""
     head = outcome.to_bytes(2, "big") + highest_session.to_bytes(8, "big")
     return _digest_of_list(_RESULTS + head, results)
 
 
-def query_digest(queries: Iterable[bytes]) -> Digest:
+def query_digest(queries: Sequence[bytes]) -> Digest:
     """Binds a read answer to the queries as they were asked (section 11)."""
     return _digest_of_list(_QUERIES, queries)
 
@@ -56,10 +56,16 @@ def _digest(domain: bytes, data: bytes) -> Digest:
     return hasher.digest()
 
 
-def _digest_of_list(domain: bytes, parts: Iterable[bytes]) -> Digest:
+def _digest_of_list(domain: bytes, parts: Sequence[bytes]) -> Digest:
     # Each part stands behind its length, so the end of the string is the end of the list.
-    pieces = [domain]
-    for part in parts:
-        pieces.append(len(part).to_bytes(_LENGTH_BYTES, "big"))
-        pieces.append(part)
-    return hashlib.sha256(b"".join(pieces)).digest()
+    return hashlib.sha256(domain + behind_lengths(parts, _LENGTH_BYTES)).digest()
+
+
+def behind_lengths(parts: Sequence[bytes], length_bytes: int) -> bytes:
+    """The parts one after the other, each behind its length in so many bytes, big-endian. Raises
+    OverflowError for a part that is too long."""
+    if len(set(map(len, parts))) == 1:
+        # Nearly always: the results of puts are all alike.
+        length = len(parts[0]).to_bytes(length_bytes, "big")
+        return length + length.join(parts)
+    return b"".join([len(part).to_bytes(length_bytes, "big") + part for part in parts])

@@ -190,12 +190,16 @@ class ObservedService:
     ) -> list[bytes]:
         """See Service."""
         results = self._service.execute_all(operations, agreed_time_us, client, room)
-        # Most of them are of one kind: the first bytes tell.
-        firsts = Counter(
-            (op[:1], result[:1]) for op, result in zip(operations, results, strict=True)
-        )
-        for (operation, result), count in firsts.items():
-            self._metrics.on_operations(kind_of_operation(operation), is_error(result), count)
+        # The first bytes tell, and mostly they are all alike: counting each by itself would cost as
+        # much as a fifth of executing it.
+        kinds = {operation[:1] for operation in operations}
+        outcomes = {result[:1] for result in results}
+        if len(kinds) == len(outcomes) == 1:
+            firsts = {(*kinds, *outcomes): len(results)}
+        else:
+            firsts = Counter((o[:1], r[:1]) for o, r in zip(operations, results, strict=True))
+        for (kind, outcome), count in firsts.items():
+            self._metrics.on_operations(kind_of_operation(kind), is_error(outcome), count)
         return results
 
     def exhausted(self) -> bytes:

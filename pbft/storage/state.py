@@ -211,13 +211,13 @@ class LayeredState:
         remaining = 4 * PORTION_CHANGES
         while self._retired and remaining > 0:
             entries = self._retired[-1]
-            if not entries:
-                self._retired.pop()
+            if len(entries) <= remaining:
+                remaining -= len(entries)
+                self._retired.pop().clear()
                 continue
-            count = min(remaining, len(entries))
-            for _ in range(count):
+            for _ in range(remaining):
                 entries.popitem()
-            remaining -= count
+            return
 
     def begin_merge(self, effect: Merge) -> MergePlan:
         """Chooses the layers up to the effect's checkpoint, which was sealed here with the same

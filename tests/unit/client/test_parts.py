@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import pbft_client
@@ -271,3 +271,14 @@ def test_the_result_of_a_put_with_more_in_it_is_read_whole() -> None:
     result.response.response_put.prev_kv.key = b"k"
     found = kv.decode_put(result.SerializeToString(), EXECUTION)
     assert found.revision == 7 and found.previous is not None and found.previous.key == b"k"
+
+
+@given(st.binary(max_size=130), st.integers(0, 300), st.booleans())
+@example(b"k", 16_383, False)
+@example(b"k" * 127, 16_383, False)
+@example(b"k", 16_384, False)
+def test_puts_are_spelled_as_protobuf_spells_them(key: bytes, size: int, previous: bool) -> None:
+    value = bytes(size)
+    put = kv_pb2.PutRequest(key=key, value=value, prev_kv=previous)
+    expected = kv_pb2.RequestOp(request_put=put).SerializeToString()
+    assert kv.encode_put(key, value, return_previous=previous) == expected
