@@ -238,10 +238,12 @@ class Core:
     held: set[SequenceNumber] = field(default_factory=set)
     """Slots whose batch is ahead of my clock."""
     held_due_us: Micros = 0
+    """When to look at them again; live while there are any."""
     votes_needed_until_us: Micros = 0
     """The others could not decide without this replica: until then it votes at once, though it
-    fetches state."""
-    """When to look at them again; live while there are any."""
+    fetches state ..."""
+    votes_needed_span_us: Micros = 0
+    """... and so long did that last, or does."""
     stable: CheckpointCertificate = GENESIS_CHECKPOINT
     """The last stable checkpoint known here, with its certificate; its sequence is h."""
     executed: SequenceNumber = 0

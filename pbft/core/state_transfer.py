@@ -30,8 +30,10 @@ RETRY_US = 1_000_000
 """A source that delivered nothing for so long is passed over; leaves are asked for again."""
 SPARED_US = 200_000
 """How long the others are left to decide without a replica that fetches state ..."""
-NEEDED_US = 5_000_000
-"""... and how long it does not leave them to it after they did not."""
+NEEDED_FIRST_US = 5_000_000
+NEEDED_CAP_US = 60_000_000
+"""... and how long it does not leave them to it after they did not: at first, and at most. It
+doubles if they do not again within the same time after that."""
 PATIENCE_US = 200_000
 """How long a replica that is behind h waits for batches to be pushed before it asks for state."""
 
@@ -322,7 +324,10 @@ def is_vote_spared(core: Core, waiting_since_us: Micros) -> bool:
     if core.transfer is None or now_us < core.votes_needed_until_us:
         return False
     if now_us >= waiting_since_us + SPARED_US:
-        core.votes_needed_until_us = now_us + NEEDED_US
+        is_again = now_us < core.votes_needed_until_us + core.votes_needed_span_us
+        span_us = min(2 * core.votes_needed_span_us, NEEDED_CAP_US) if is_again else NEEDED_FIRST_US
+        core.votes_needed_span_us = span_us
+        core.votes_needed_until_us = now_us + span_us
         return False
     return True
 

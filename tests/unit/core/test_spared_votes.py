@@ -2,7 +2,7 @@
 what is decided in this view is decided."""
 
 from pbft.core.effects import EventName
-from pbft.core.state_transfer import NEEDED_US, SPARED_US
+from pbft.core.state_transfer import NEEDED_CAP_US, NEEDED_FIRST_US, SPARED_US
 from pbft.crypto.digest import batch_digest
 from tests.harness.core_solo import Solo
 from tests.harness.core_transfer import FAR, Target
@@ -34,12 +34,29 @@ def test_it_votes_when_they_do_not_decide_and_at_once_from_then_on() -> None:
     assert [vote.sequence for vote in target.solo.prepared_for()] == [NEXT]
     target.solo.propose(NEXT + 1)
     assert [vote.sequence for vote in target.solo.prepared_for()] == [NEXT, NEXT + 1]
-    target.solo.cluster.advance(NEEDED_US)
+    target.solo.cluster.advance(NEEDED_FIRST_US)
     assert target.node.core.transfer
     target.solo.propose(NEXT + 2)
     assert len(target.solo.prepared_for()) == 2
     target.solo.cluster.advance(SPARED_US)
     assert len(target.solo.prepared_for()) == 3
+
+
+def test_where_its_votes_are_needed_again_and_again_it_pauses_ever_more_rarely() -> None:
+    target = Target()
+    core, cluster = target.node.core, target.solo.cluster
+    spans = []
+    for sequence in range(NEXT, NEXT + 6):
+        target.solo.propose(sequence)
+        cluster.advance(SPARED_US)
+        assert target.solo.prepared_for()[-1].sequence == sequence
+        spans.append(core.votes_needed_span_us)
+        cluster.advance(core.votes_needed_until_us - cluster.now_us)
+    assert spans == [min(NEEDED_FIRST_US << k, NEEDED_CAP_US) for k in range(6)]
+    cluster.advance(NEEDED_CAP_US)
+    target.solo.propose(NEXT + 6)
+    cluster.advance(SPARED_US)
+    assert core.votes_needed_span_us == NEEDED_FIRST_US, "they managed for as long without it"
 
 
 def test_it_votes_at_once_when_the_state_is_here() -> None:
