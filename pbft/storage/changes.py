@@ -105,6 +105,8 @@ class DomainChanges:
         while self.found:
             key, found = self.found.popitem()
             yield domain, key, found, self.latest[key]
+        # An emptied dictionary keeps its table.
+        self.found.clear()
         while self.found_records:
             (key, version), value = self.found_records.popitem()
             now = self.versions[key].get(version)
