@@ -207,6 +207,8 @@ class DomainRecords:
 
     def _older(self, key: bytes, version: int) -> Latest | None:
         """The highest version below `version`."""
+        if version == 0:
+            return None
         changed: dict[int, bytes | None] = {}
         for changes in self._layers:
             for number, value in changes.changed(key).items():
