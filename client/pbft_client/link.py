@@ -121,6 +121,7 @@ class ReplicaLink:
         self._call: aio.StreamStreamCall[bytes, bytes] | None = None
         self._dropped: Rejected | None = None
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def start(self) -> None:
         """Begins to dial. To be called once, in the event loop."""
@@ -145,13 +146,15 @@ class ReplicaLink:
 
     async def close(self) -> None:
         """Ends the stream and stops dialling."""
-        if self._task is not None:
+        self._closed = True
+        # gRPC may take a cancellation for the end of its call and say nothing of it.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait((self._task,), timeout=STATUS_SECONDS)
 
     async def _run(self) -> None:
         failures = 0
-        while True:
+        while not self._closed:
             began = time.monotonic()
             self._dropped = None
             try:

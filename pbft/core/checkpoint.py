@@ -15,6 +15,9 @@ from pbft.errors import Reason
 from pbft.messages import Authenticated, Checkpoint, CommittedBatch, VerifiedStable
 from pbft.types import Digest, SequenceNumber
 
+UNSEALED_MAX = 1
+"""Checkpoints whose digest may be under way while more is executed."""
+
 
 def check(core: Core, checkpoint: Checkpoint) -> Reason | None:
     """Whether a checkpoint message could matter now; no state is changed."""
@@ -36,16 +39,28 @@ def take(core: Core, sequence: SequenceNumber) -> None:
     decided record as one that gates, and with it, in order, go the records of every batch before n.
     """
     core.state.seal(sequence)
+    core.unsealed.add(sequence)
+
+
+def may_execute(core: Core) -> bool:
+    """Whether the digests are not too far behind. One may be under way; a replica that is slower
+    with them than the others are falls behind as a whole, and is healed as a whole."""
+    return len(core.unsealed) <= UNSEALED_MAX
 
 
 def sealed(core: Core, sequence: SequenceNumber, digest: Digest) -> None:
-    """Votes for the digest of the state after n."""
+    """Votes for the digest of the state after n, or compares it with what the others said."""
     assert sequence <= core.executed
-    core.sealed[sequence] = digest
+    core.unsealed.discard(sequence)
+    certificate = core.certified.pop(sequence, None)
+    if sequence >= core.low_water_mark:
+        core.sealed[sequence] = digest
     if sequence > core.low_water_mark:
         vote(core)
-    else:
+    elif sequence == core.low_water_mark:
         _settle(core)
+    elif certificate is not None:
+        _compare(core, certificate, digest)
 
 
 def vote(core: Core) -> None:
@@ -97,6 +112,8 @@ def stabilise(core: Core, certificate: CheckpointCertificate) -> None:
     sequence = certificate.sequence
     assert sequence > core.low_water_mark
     core.stable = certificate
+    if sequence in core.unsealed:
+        core.certified[sequence] = certificate
     core.next_sequence = max(core.next_sequence, sequence + 1)
     core.emit(Persist(StableRecord(sequence, certificate.digest, certificate.checkpoints)))
     core.report(EventName.CHECKPOINT_STABLE, sequence)
@@ -137,25 +154,29 @@ def _settle(core: Core) -> None:
     mine = core.sealed.get(sequence)
     for known in [known for known in core.sealed if known < sequence]:
         del core.sealed[known]
-    if mine is None:
-        return
-    if mine != core.stable.digest:
-        if not core.diverged:
-            core.diverged = True
-            core.report(EventName.STATE_DIVERGED, sequence)
-        return
-    merge(core)
+    if mine is not None:
+        _compare(core, core.stable, mine)
+
+
+def _compare(core: Core, certificate: CheckpointCertificate, mine: Digest) -> None:
+    """My state at a checkpoint and what q replicas say that it is."""
+    if mine == certificate.digest:
+        core.mergeable = certificate
+        merge(core)
+    elif not core.diverged:
+        core.diverged = True
+        core.report(EventName.STATE_DIVERGED, certificate.sequence)
 
 
 def merge(core: Core) -> None:
-    """Starts making the state at h durable, unless that is under way or done."""
-    sequence = core.low_water_mark
-    done = core.state.durable_sequence >= sequence
+    """Starts making the last state that agrees with a certificate durable (nearly always that at
+    h), unless that is under way or done."""
+    certificate = core.mergeable
     # A transfer compares with the durable state, which therefore must not move under it.
     idle = core.merging is None and core.transfer is None and not core.diverged
-    if idle and not done and sequence in core.sealed:
-        core.merging = sequence
-        core.emit(Merge(sequence, core.stable.digest, core.stable.checkpoints))
+    if idle and certificate is not None and core.state.durable_sequence < certificate.sequence:
+        core.merging = certificate.sequence
+        core.emit(Merge(certificate.sequence, certificate.digest, certificate.checkpoints))
 
 
 def merged(core: Core, sequence: SequenceNumber) -> None:

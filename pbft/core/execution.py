@@ -56,7 +56,7 @@ def advance(core: Core) -> bool:
     progressed = False
     before = core.executed
     installing = core.transfer is not None and core.transfer.installing
-    while not core.diverged and not installing:
+    while not core.diverged and not installing and checkpoint.may_execute(core):
         slot = core.log.get(core.executed + 1)
         if slot is None or slot.decision is None:
             break

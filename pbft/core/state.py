@@ -259,6 +259,12 @@ class Core:
     """Checkpoint messages above h, per sequence and signer."""
     sealed: dict[SequenceNumber, Digest] = field(default_factory=dict)
     """Own state digests at executed checkpoints at or above h."""
+    unsealed: set[SequenceNumber] = field(default_factory=set)
+    """Executed checkpoints whose digest is being computed."""
+    certified: dict[SequenceNumber, CheckpointCertificate] = field(default_factory=dict)
+    """Of these, the certificates that came before the digest."""
+    mergeable: CheckpointCertificate | None = None
+    """The last certificate that my own state agrees with."""
     merging: SequenceNumber | None = None
     """A Merge effect under way."""
     diverged: bool = False

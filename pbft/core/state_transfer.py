@@ -302,6 +302,9 @@ def installed(core: Core, sequence: SequenceNumber) -> None:
     core.executed = sequence
     execution.reload_replicated(core)
     core.sealed = {sequence: certificate.digest}
+    core.unsealed.clear()
+    core.certified.clear()
+    core.mergeable = None
     for votes in core.checkpoints.values():
         # What I signed above it may have been of a wrong state.
         votes.pop(core.me, None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
 from pbft.limits import MIB
-from pbft.node.sealer import StateSealed
+from pbft.node.sealer import SealFailed, StateSealed
 from pbft.node.state_disk import DiskJobDone
 from pbft.types import ClientKey, ReplicaId
 
@@ -46,7 +46,7 @@ class LinkChanged:
     up: bool
 
 
-OwnEvent: TypeAlias = LinkChanged | StateSealed | DiskJobDone
+OwnEvent: TypeAlias = LinkChanged | StateSealed | SealFailed | DiskJobDone
 Origin = TypeVar("Origin", PeerOrigin, ClientOrigin)
 
 

@@ -29,7 +29,7 @@ from pbft.node.event_log import EventLog
 from pbft.node.inbox import ClientOrigin, Inbox, LinkChanged, OwnEvent, PeerOrigin
 from pbft.node.metrics import Metrics
 from pbft.node.outbox import Outbox
-from pbft.node.sealer import StateSealed
+from pbft.node.sealer import SealFailed, StateSealed
 from pbft.node.state_disk import StateDisk
 from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber
 
@@ -184,6 +184,8 @@ class Runtime:
     def _step_own(self, event: OwnEvent) -> list[Effect]:
         if isinstance(event, LinkChanged):
             return self._core.link(event.peer, event.up, self._clock())
+        if isinstance(event, SealFailed):
+            raise event.error
         if isinstance(event, StateSealed):
             return self._core.sealed(event.sequence, event.digest, self._clock())
         self._state_disk.finish(event)

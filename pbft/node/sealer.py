@@ -19,6 +19,13 @@ class StateSealed:
     digest: Digest
 
 
+@dataclass(frozen=True, slots=True)
+class SealFailed:
+    """The digests cannot be computed any more: what was hashed so far is of no use."""
+
+    error: Exception
+
+
 class SealableState(Protocol):
     """The side of the replicated state that has digests to compute."""
 
@@ -31,7 +38,9 @@ class SealableState(Protocol):
 class Sealer:
     """Does what is to be done for the digests, a portion at a time."""
 
-    def __init__(self, state: SealableState, tell: Callable[[StateSealed], None]) -> None:
+    def __init__(
+        self, state: SealableState, tell: Callable[[StateSealed | SealFailed], None]
+    ) -> None:
         """`tell` is called with each digest, in the event loop."""
         self._state = state
         self._tell = tell
@@ -48,7 +57,11 @@ class Sealer:
         self._scheduled = False
         if not self._state.is_sealing:
             return
-        done = self._state.advance_seal()
+        try:
+            done = self._state.advance_seal()
+        except Exception as error:
+            self._tell(SealFailed(error))
+            return
         if done is not None:
             self._tell(StateSealed(*done))
         if self._state.is_sealing:

@@ -22,6 +22,13 @@ UNTOUCHED: Final[Latest] = (-1, b"")
 """Told from all others by identity: this layer says nothing about the key."""
 NO_VERSION = -1
 """Below the layer there was no record for the one that took its place."""
+UNIT_BYTES = 128
+"""So much of a value is hashed in about the time that a change takes by itself."""
+UNHASHED_MAX = 32_768
+"""With more to be hashed (changes, and UNIT_BYTES of values) in the layer that is written, further
+changes pay for it: when the layer is sealed, at most some 200 ms of work are left."""
+RELIEF_STEP = 256
+"""So many of them pay for one portion of twice as much (`PORTION_CHANGES`)."""
 _NOTHING: Final[Mapping[int, bytes | None]] = {}
 
 HashedChange: TypeAlias = tuple[int, bytes, Latest | None, Latest | None]
@@ -33,7 +40,16 @@ class DomainChanges:
     """The changes of one layer to one domain. A key is in `replaced` or in `versions`, or in
     neither, never in both."""
 
-    __slots__ = ("found", "found_records", "keys", "latest", "replaced", "versions")
+    __slots__ = (
+        "found",
+        "found_records",
+        "keys",
+        "latest",
+        "relief_at",
+        "replaced",
+        "unhashed",
+        "versions",
+    )
 
     def __init__(self) -> None:
         self.latest: dict[bytes, Latest | None] = {}
@@ -51,6 +67,10 @@ class DomainChanges:
         value). None: there was none."""
         self.found_records: dict[tuple[bytes, int], bytes | None] = {}
         """(key, version) -> the value that a record of `versions` had. None: no such record."""
+        self.unhashed = 0
+        """What hashing them will cost, about: one per change and per UNIT_BYTES of value."""
+        self.relief_at = UNHASHED_MAX
+        """With so much of it, some is done at once."""
 
     def set_latest(self, key: bytes, latest: Latest | None) -> None:
         """Notes what `get` answers from now on."""
@@ -80,6 +100,9 @@ class DomainChanges:
         return versions
 
     def _spell_out_found(self, key: bytes) -> None:
+        if key not in self.found:
+            # The digest accounts for the record that is there now.
+            return
         found, latest = self.found.pop(key), self.latest[key]
         assert latest is not None
         if found is not None:
@@ -90,6 +113,7 @@ class DomainChanges:
     def note_record(self, key: bytes, version: int, found: bytes | None) -> None:
         """A record kept one by one is about to change that has this value now."""
         self.found_records.setdefault((key, version), found)
+        self.unhashed += 1 + len(found or b"") // UNIT_BYTES
 
     def forget_newborn(self, key: bytes, version: int) -> bool:
         """Forgets that this layer added a record, which is gone again; False if it did not."""
@@ -100,22 +124,32 @@ class DomainChanges:
         return True
 
     def take_found(self, domain: int) -> Iterator[HashedChange]:
-        """What changed, once, and what is there now. The layer is sealed, and what was taken it
-        need not keep."""
+        """What changed, once, and what is there now. What was taken is not kept: the digest
+        accounts for it, and only what changes after that is found again."""
         while self.found:
             key, found = self.found.popitem()
-            yield domain, key, found, self.latest[key]
+            latest = self.latest[key]
+            assert latest is not None, "the record that replaces another is there"
+            size = len(latest[1]) + (0 if found is None else len(found[1]))
+            self.unhashed -= 1 + size // UNIT_BYTES
+            yield domain, key, found, latest
         # An emptied dictionary keeps its table.
         self.found.clear()
         while self.found_records:
             (key, version), value = self.found_records.popitem()
             now = self.versions[key].get(version)
+            self.unhashed -= 1 + (len(value or b"") + len(now or b"")) // UNIT_BYTES
             yield (
                 domain,
                 key,
                 None if value is None else (version, value),
                 None if now is None else (version, now),
             )
+        self.unhashed, self.relief_at = 0, UNHASHED_MAX
+
+    def put_off_relief(self) -> None:
+        """Some was done: as much again may come first as half of that."""
+        self.relief_at = max(UNHASHED_MAX, self.unhashed + RELIEF_STEP)
 
 
 class Layer:

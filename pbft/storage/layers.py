@@ -2,13 +2,14 @@
 memory."""
 
 import heapq
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TypeAlias
 
 from pbft.storage.api import BaseView
 from pbft.storage.changes import (
     NO_VERSION,
+    UNIT_BYTES,
     UNTOUCHED,
     DomainChanges,
     Latest,
@@ -32,8 +33,10 @@ class DomainRecords:
     replicas.
     """
 
-    def __init__(self, domain: int) -> None:
+    def __init__(self, domain: int, relieve: Callable[[], None]) -> None:
+        """`relieve` is called when much is to be hashed: it takes some of it off."""
         self._domain = domain
+        self._relieve = relieve
         self._births = 0
         """How often a key without records got one."""
         self._dead = DeadRuns()
@@ -93,7 +96,7 @@ class DomainRecords:
         if version > current[0]:
             self._open.set_latest(key, (version, value))
         versions[version] = value
-        self._open.note_record(key, version, old)
+        self._note(key, version, old, len(value))
 
     def supersede(self, key: bytes, current: Latest | None, version: int, value: bytes) -> None:
         """See Records.supersede. Raises ValueError for a record that cannot be stored."""
@@ -106,11 +109,18 @@ class DomainRecords:
             self._on_birth(key)
         elif not current[0] <= version <= UINT64_MAX:
             raise ValueError(f"version {version} cannot take the place of {current[0]}")
-        if key not in opened.latest:
-            opened.keys.add(key)
-            opened.replaced[key] = NO_VERSION if current is None else current[0]
+        size = len(value)
+        if key not in opened.found:
             opened.found[key] = current
+            if key not in opened.latest:
+                opened.keys.add(key)
+                opened.replaced[key] = NO_VERSION if current is None else current[0]
+            size += UNIT_BYTES if current is None else UNIT_BYTES + len(current[1])
         opened.latest[key] = (version, value)
+        opened.unhashed += size // UNIT_BYTES
+        if opened.unhashed >= opened.relief_at:
+            self._relieve()
+            opened.put_off_relief()
 
     def _supersede_spelled_out(
         self, key: bytes, current: Latest | None, version: int, value: bytes
@@ -128,7 +138,7 @@ class DomainRecords:
             self.delete(key, current[0])
         self._open.versions[key][version] = value
         self._open.set_latest(key, (version, value))
-        self._open.note_record(key, version, old)
+        self._note(key, version, old, len(value))
 
     def delete(self, key: bytes, version: int) -> None:
         """See Records.delete. Raises KeyError if there is no such record."""
@@ -146,7 +156,7 @@ class DomainRecords:
         if is_latest:
             self._open.set_latest(key, self._older(key, version))
         if not self._open.forget_newborn(key, version):
-            self._open.note_record(key, version, old)
+            self._note(key, version, old, 0)
 
     def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int, bytes]]:
         """See Records.scan, and the class on changes meanwhile. Valid until the next checkpoint."""
@@ -226,6 +236,14 @@ class DomainRecords:
     def _on_birth(self, key: bytes) -> None:
         self._births += 1
         self._dead.on_birth(key)
+
+    def _note(self, key: bytes, version: int, old: bytes | None, size: int) -> None:
+        opened = self._open
+        opened.note_record(key, version, old)
+        opened.unhashed += size // UNIT_BYTES
+        if opened.unhashed >= opened.relief_at:
+            self._relieve()
+            opened.put_off_relief()
 
     def _require_storable(self, key: bytes, version: int) -> None:
         if not is_storable(self._domain, key, version):

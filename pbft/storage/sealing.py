@@ -8,7 +8,7 @@ from collections import deque
 
 from pbft.limits import MIB
 from pbft.storage.bucket_sums import BucketSums
-from pbft.storage.changes import HashedChange, Latest, SealedLayer
+from pbft.storage.changes import HashedChange, Latest, Layer, SealedLayer
 
 PORTION_CHANGES = 512
 """Changes accounted for at once: a pause of one to two milliseconds ..."""
@@ -37,10 +37,18 @@ class Sealing:
         """Forgets all of them."""
         self._layers.clear()
 
+    def relieve(self, opened: Layer) -> SealedLayer | None:
+        """Does one portion of what is first: of the layers, or else of `opened`, the one that is
+        written, which so has less left when it is sealed."""
+        if self._layers:
+            return self.advance()
+        self._sums.replace(_portion(opened))
+        return None
+
     def advance(self) -> SealedLayer | None:
         """Does one portion for the first of them; returns the layer if it has its digest now."""
         layer = self._layers[0]
-        if portion := _portion(layer):
+        if portion := _portion(layer.layer):
             self._sums.replace(portion)
             return None
         done = self._sums.seal(PORTION_LEAVES)
@@ -50,10 +58,10 @@ class Sealing:
         return self._layers.popleft()
 
 
-def _portion(layer: SealedLayer) -> list[HashedChange]:
+def _portion(layer: Layer) -> list[HashedChange]:
     portion: list[HashedChange] = []
     size = 0
-    for change in layer.layer.take_found():
+    for change in layer.take_found():
         portion.append(change)
         size += _value_bytes(change[2]) + _value_bytes(change[3])
         if len(portion) >= PORTION_CHANGES or size >= PORTION_BYTES:

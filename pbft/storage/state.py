@@ -6,16 +6,17 @@ durable checkpoint. Memory and pauses grow with the changes since, never with th
 loads nothing but the leaves of the digest (protocol.md sections 6 and 10).
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from pbft.core.effects import Install, Merge
 from pbft.limits import MIB
 from pbft.messages import Leaf, StateRecord
-from pbft.storage.api import BaseChange, Change, DurableCheckpoint, StateBase, StorageCorrupt
+from pbft.storage.api import BaseChange, DurableCheckpoint, StateBase, StorageCorrupt
 from pbft.storage.bitmap import from_bitmap, to_bitmap
 from pbft.storage.bucket_sums import BucketSums, state_digest
-from pbft.storage.changes import Layer, SealedLayer
+from pbft.storage.changes import DomainChanges, Layer, SealedLayer
 from pbft.storage.layers import DomainRecords
 from pbft.storage.leaf_records import is_well_formed
 from pbft.storage.ordered import DOMAIN_MAX
@@ -55,19 +56,23 @@ class MergePlan:
         leaves: dict[int, Leaf] = {}
         for item in self.layers:
             leaves.update(item.leaves)
+            self.size += sum(map(_weight, item.layer.domains.values()))
         effect = self._effect
         self._base.apply(
             BaseChange(
-                batches=(self._weighed(item.layer) for item in self.layers),
+                batches=(item.layer.changes() for item in self.layers),
                 leaves=leaves,
                 checkpoint=DurableCheckpoint(effect.sequence, effect.digest, effect.certificate),
             )
         )
 
-    def _weighed(self, layer: Layer) -> Iterator[Change]:
-        for change in layer.changes():
-            self.size += RECORD_BYTES + len(change[3] or b"")
-            yield change
+
+def _weight(changes: DomainChanges) -> int:
+    """What stays in memory of the changes of a merged layer, in bytes."""
+    return sum(
+        RECORD_BYTES + len(key) + (0 if latest is None else len(latest[1]))
+        for key, latest in changes.latest.items()
+    )
 
 
 class LayeredState:
@@ -106,6 +111,8 @@ class LayeredState:
         self.digest = sealed[0]
         """Of the last checkpoint whose digest is computed."""
         self._sealing = Sealing(self._sums)
+        self._told: deque[tuple[SequenceNumber, Digest]] = deque()
+        """Digests that are computed, but not told yet."""
         self._sealed: list[SealedLayer] = []
         self._merged: Sequence[SealedLayer] = ()
         """The layers merged last: what they changed is looked for there first."""
@@ -130,7 +137,7 @@ class LayeredState:
             raise ValueError(f"a domain is a number from 0 to {DOMAIN_MAX}, not {domain}")
         records = self._domains.get(domain)
         if records is None:
-            records = self._domains[domain] = DomainRecords(domain)
+            records = self._domains[domain] = DomainRecords(domain, self._relieve)
             records.bind(self._base.view, self._open, self._sealed, self._merged)
         return records
 
@@ -194,17 +201,26 @@ class LayeredState:
     @property
     def is_sealing(self) -> bool:
         """Whether `advance_seal` has something to do."""
-        return bool(self._sealing)
+        return bool(self._told or self._sealing)
 
     def advance_seal(self) -> tuple[SequenceNumber, Digest] | None:
         """Works for one or two milliseconds on the digest of the oldest seal that has none yet;
         the checkpoint whose digest is known now, if one is: the core is to be told."""
         self._discard()
-        layer = self._sealing.advance()
-        if layer is None:
-            return None
-        self.digest = layer.digest
-        return layer.sequence, layer.digest
+        if not self._told:
+            self._note_digest(self._sealing.advance())
+        return self._told.popleft() if self._told else None
+
+    def _relieve(self) -> None:
+        """Called while records change, when much is to be hashed: what is written pays for it, or
+        the digests would fall behind however fast one writes."""
+        self._discard()
+        self._note_digest(self._sealing.relieve(self._open))
+
+    def _note_digest(self, layer: SealedLayer | None) -> None:
+        if layer is not None:
+            self.digest = layer.digest
+            self._told.append((layer.sequence, layer.digest))
 
     def _discard(self) -> None:
         """Frees a part of the merged layers: more than a portion's changes can have made."""
@@ -261,6 +277,7 @@ class LayeredState:
         assert not self._stage.wrong(self._stage.wanted)
         # Nobody is to hear of a state that is gone by then.
         self._sealing.clear()
+        self._told.clear()
         plan = self._plan = InstallPlan(self._base, self._stage, effect, self._salt)
         return plan
 

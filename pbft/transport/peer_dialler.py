@@ -69,6 +69,7 @@ class PeerDialler:
         """Items that waited, with no stream, when this was looked at last."""
         self._looked_at = time.monotonic()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def start(self) -> None:
         """Begins to dial. To be called once, in the event loop."""
@@ -110,13 +111,15 @@ class PeerDialler:
 
     async def close(self) -> None:
         """Ends the stream and stops dialling."""
-        if self._task is not None:
+        self._closed = True
+        # gRPC may take a cancellation for the end of its call and say nothing of it.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait((self._task,), timeout=HURRY_SECONDS)
 
     async def _run(self) -> None:
         failures = 0
-        while True:
+        while not self._closed:
             began = time.monotonic()
             self._hurry.clear()
             try:

@@ -35,7 +35,7 @@ def known_names() -> set[str]:
     metrics.on_bytes("out", 1)
     metrics.on_message("out", "commit")
     metrics.on_rejection("frame", Reason.MALFORMED, 1)
-    metrics.on_operation("put", False)
+    metrics.on_operations("put", False, 1)
     metrics.on_query(False)
     metrics.on_executed(1)
     metrics.on_reply(0.1)

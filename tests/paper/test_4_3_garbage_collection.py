@@ -65,6 +65,57 @@ def test_a_wrong_state_is_noticed_when_the_digest_is_known(n: int) -> None:
     assert not _merges(solo)
 
 
+def test_a_digest_that_comes_after_the_next_stable_checkpoint_is_compared_with_its_own(
+    n: int,
+) -> None:
+    """A replica that is slow with its digests makes its state durable all the same."""
+    prompt = Solo(n)
+    prompt.decide_to(2 * INTERVAL)
+    digests = prompt.node.core.sealed
+    solo = Solo(n)
+    solo.node.holds_seals = True
+    solo.decide_to(2 * INTERVAL)
+    for sequence in (INTERVAL, 2 * INTERVAL):
+        solo.stabilise(sequence, digests[sequence])
+    assert solo.node.core.low_water_mark == 2 * INTERVAL
+    sealed = solo.node.state.advance_seal()
+    while sealed is None:
+        sealed = solo.node.state.advance_seal()
+    solo.node.step(lambda now: solo.node.replica.sealed(*sealed, now))
+    assert _merges(solo) == [INTERVAL]
+    assert solo.node.core.state.durable_sequence == INTERVAL
+    solo.node.finish_seals()
+    assert _merges(solo) == [INTERVAL, 2 * INTERVAL]
+
+
+def test_a_wrong_state_is_noticed_though_the_next_checkpoint_is_stable(n: int) -> None:
+    solo = Solo(n)
+    solo.node.holds_seals = True
+    solo.decide_to(2 * INTERVAL)
+    for sequence in (INTERVAL, 2 * INTERVAL):
+        solo.stabilise(sequence, bytes([sequence]) * 32)
+    sealed = solo.node.state.advance_seal()
+    while sealed is None:
+        sealed = solo.node.state.advance_seal()
+    solo.node.step(lambda now: solo.node.replica.sealed(*sealed, now))
+    assert solo.node.core.diverged and not _merges(solo)
+
+
+def test_nothing_is_executed_while_two_digests_are_to_be_computed(n: int) -> None:
+    """Or they would be ever later, and what is in memory ever more."""
+    prompt = Solo(n)
+    prompt.decide_to(INTERVAL)
+    solo = Solo(n)
+    solo.node.holds_seals = True
+    solo.decide_to(2 * INTERVAL)
+    solo.stabilise(INTERVAL, prompt.node.core.sealed[INTERVAL])
+    solo.decide(2 * INTERVAL + 1)
+    assert solo.decided()[-1] == 2 * INTERVAL + 1
+    assert solo.node.core.executed == 2 * INTERVAL
+    solo.node.finish_seals()
+    assert solo.node.core.executed == 2 * INTERVAL + 1
+
+
 def test_a_checkpoint_is_stable_with_q_matching_votes(n: int) -> None:
     """2f + 1 checkpoint messages for n with the same d from different replicas (its own possibly)
     prove it. Not one fewer."""

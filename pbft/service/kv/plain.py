@@ -8,7 +8,6 @@ them to the results and the records of the general path.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import islice
 
 from pbft.core.ports import Records, Room
 from pbft.service.kv.transaction import PAIR_HEADER
@@ -96,7 +95,8 @@ class PlainPuts:
         )
         first = revision
         end = min(len(operations), begin + max(0, room.records))
-        for operation in islice(operations, begin, end):
+        for index in range(begin, end):
+            operation = operations[index]
             put = read_plain_put(operation)
             if put is None or left <= 0 or len(operation) > self._operation_bytes_max:
                 break

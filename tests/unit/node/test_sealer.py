@@ -3,7 +3,7 @@
 import asyncio
 from itertools import pairwise
 
-from pbft.node.sealer import Sealer, StateSealed
+from pbft.node.sealer import Sealer, SealFailed, StateSealed
 from pbft.types import Digest, SequenceNumber
 
 DIGEST = bytes(32)
@@ -31,7 +31,7 @@ class Portions:
 
 def test_nothing_happens_where_nothing_is_sealed() -> None:
     async def scenario() -> None:
-        state, told = Portions(), list[StateSealed]()
+        state, told = Portions(), list[object]()
         Sealer(state, told.append).wake()
         await asyncio.sleep(0)
         assert state.steps == [] and told == []
@@ -41,7 +41,7 @@ def test_nothing_happens_where_nothing_is_sealed() -> None:
 
 def test_every_digest_is_told_once_and_in_order() -> None:
     async def scenario() -> None:
-        state, told = Portions(3, 1, 2), list[StateSealed]()
+        state, told = Portions(3, 1, 2), list[object]()
         sealer = Sealer(state, told.append)
         sealer.wake()
         assert state.steps == [], "what the turn has woken goes first"
@@ -69,10 +69,26 @@ def test_others_go_between_two_portions_however_often_it_is_woken() -> None:
 
 def test_a_state_that_was_replaced_meanwhile_has_nothing_to_seal() -> None:
     async def scenario() -> None:
-        state, told = Portions(2), list[StateSealed]()
+        state, told = Portions(2), list[object]()
         Sealer(state, told.append).wake()
         state.left.clear()
         await asyncio.sleep(0.01)
         assert state.steps == [] and told == []
+
+    asyncio.run(scenario())
+
+
+def test_a_state_that_cannot_be_hashed_ends_it() -> None:
+    class Broken(Portions):
+        def advance_seal(self) -> tuple[SequenceNumber, Digest] | None:
+            raise MemoryError("no room")
+
+    async def scenario() -> None:
+        told: list[object] = []
+        sealer = Sealer(Broken(2), told.append)
+        sealer.wake()
+        await asyncio.sleep(0.01)
+        (failed,) = told
+        assert isinstance(failed, SealFailed) and isinstance(failed.error, MemoryError)
 
     asyncio.run(scenario())

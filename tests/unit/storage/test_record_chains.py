@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 
+from pbft.storage import changes
 from pbft.storage.layers import DomainRecords
 from pbft.storage.memory import MemoryBase
 from pbft.storage.state import LayeredState
@@ -106,8 +107,14 @@ class History:
         assert sorted(stored) == sorted(self.model.items())
 
 
+@pytest.mark.parametrize("relief", [1 << 30, 1], ids=["at rest", "under pressure"])
 @pytest.mark.parametrize("born", ["never", "open", "sealed", "merged"])
-def test_every_short_history_of_a_key(born: str) -> None:
+def test_every_short_history_of_a_key(
+    born: str, relief: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under pressure every change is hashed at once, or what was sealed before is."""
+    monkeypatch.setattr(changes, "UNHASHED_MAX", relief)
+    monkeypatch.setattr(changes, "RELIEF_STEP", 0)
     for steps in product(STEPS, repeat=4):
         history = History(born)
         try:

@@ -10,7 +10,7 @@ from pbft.core.effects import Install
 from pbft.crypto import lthash
 from pbft.crypto.lthash import bucket_of
 from pbft.limits import MIB
-from pbft.storage import bucket_sums, sealing
+from pbft.storage import bucket_sums, changes, sealing
 from pbft.storage.changes import HashedChange
 from pbft.storage.memory import MemoryBase
 from pbft.storage.sealing import PORTION_BYTES, PORTION_CHANGES
@@ -84,6 +84,7 @@ def test_large_values_are_hashed_in_bounded_portions_too(monkeypatch: pytest.Mon
         return hashing(domain, key, version, value)
 
     monkeypatch.setattr(bucket_sums, "record_hash", counting)
+    monkeypatch.setattr(changes, "UNHASHED_MAX", 1 << 30)
     records, value = state.domain(1), bytes(MIB)
     for number in range(40):
         key, current = b"%d" % (number % 20), records.get(b"%d" % (number % 20))
@@ -101,7 +102,14 @@ def test_large_values_are_hashed_in_bounded_portions_too(monkeypatch: pytest.Mon
     assert max(portions) <= PORTION_BYTES + 2 * MIB
 
 
-def test_what_changes_while_a_digest_is_computed_is_of_the_next(disk: Disk) -> None:
+@pytest.mark.parametrize("relief", [None, 5], ids=["at rest", "and under pressure"])
+def test_what_changes_while_a_digest_is_computed_is_of_the_next(
+    disk: Disk, relief: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if relief is not None:
+        monkeypatch.setattr(changes, "UNHASHED_MAX", relief)
+        monkeypatch.setattr(changes, "RELIEF_STEP", 2)
+        monkeypatch.setattr(sealing, "PORTION_CHANGES", 3)
     state = new_state(disk.open_base())
     rng = random.Random(7)
     expected: dict[tuple[int, bytes], tuple[int, bytes]] = {}
@@ -197,3 +205,47 @@ def test_no_digest_of_a_state_is_told_that_is_being_replaced() -> None:
     plan.run()
     target.finish_install(plan)
     assert target.domain(1).get(b"k") == (1, b"theirs")
+
+
+def test_whoever_writes_much_pays_for_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the event loop is: what is left when the layer is sealed is bounded, and no
+    write does more than a portion."""
+    monkeypatch.setattr(changes, "UNHASHED_MAX", 2_000)
+    state = new_state(MemoryBase())
+    steps: list[int] = []
+    replace = state._sums.replace
+
+    def counting(portion: Iterable[HashedChange]) -> None:
+        listed = list(portion)
+        steps[-1] += len(listed)
+        replace(listed)
+
+    monkeypatch.setattr(state._sums, "replace", counting)
+    records = state.domain(1)
+    left = []
+    for sequence in range(1, 6):
+        for number in range(20_000):
+            steps.append(0)
+            records.supersede(b"%d" % number, records.get(b"%d" % number), sequence, b"value")
+        left.append(len(state._open.domains[1].found))
+        state.seal(sequence)
+    assert max(steps) <= PORTION_CHANGES
+    assert max(left) <= 2 * 2_000 + 2 * PORTION_CHANGES
+    digests = []
+    while state.is_sealing:
+        if (done := state.advance_seal()) is not None:
+            digests.append(done)
+    assert [sequence for sequence, _ in digests] == [1, 2, 3, 4, 5], "those computed on the way too"
+    expected = digest_from_scratch((1, b"%d" % number, 5, b"value") for number in range(20_000))
+    assert digests[-1] == (5, expected)
+
+
+def test_large_values_are_paid_for_by_their_size() -> None:
+    state = new_state(MemoryBase())
+    records, value = state.domain(1), bytes(MIB)
+    for number in range(40):
+        records.put(b"%d" % (number % 20), 1, value)
+        records.put(b"%d" % (number % 20), 2, value)
+    opened = state._open.domains[1]
+    assert opened.unhashed <= changes.UNHASHED_MAX + 3 * MIB // changes.UNIT_BYTES
+    assert len(opened.found_records) <= 8, "of 40"

@@ -106,6 +106,15 @@ def test_a_large_layer_that_was_merged_leaves_the_memory() -> None:
     assert state.domain(1).get(b"large") == (1, bytes(KNOWN_BYTES))
 
 
+def test_keys_that_came_and_went_weigh_something_too() -> None:
+    state = new_state(MemoryBase())
+    for number in range(KNOWN_BYTES // 700 + 1):
+        state.domain(1).put(b"%0450d" % number, 1, b"")
+        state.domain(1).delete(b"%0450d" % number, 1)
+    merge(state, 1)
+    assert state._merged == ()
+
+
 def test_a_key_overwritten_all_the_time_leaves_no_trail(disk: Disk) -> None:
     state = new_state(disk.open_base())
     records = state.domain(1)
