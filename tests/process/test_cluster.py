@@ -70,11 +70,11 @@ def test_calls_that_are_too_much_together_are_all_answered(cluster: LocalCluster
     """Twelve megabytes: three times what one request or read may have as its results."""
     keys = [b"large/%02d" % index for index in range(12)]
     value = bytes(1_000_000)
-    # However slow the machine: no fast read is ordered only because time has passed, and results of
-    # which the others keep the digest only are waited for.
+    # However slow the machine: no fast read is ordered only because time has passed, megabytes are
+    # not sent again and again, and results of which the others keep the digest only are waited for.
     long_us = 60_000_000
     settings = ClientSettings(
-        session=SessionSettings(source_wait_us=long_us),
+        session=SessionSettings(retransmission_first_us=long_us, source_wait_us=long_us),
         reads=ReadSettings(linearizable_wait_us=long_us),
     )
 
