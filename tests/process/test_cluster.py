@@ -57,15 +57,6 @@ def test_a_client_reads_what_it_wrote(cluster: LocalCluster) -> None:
     asyncio.run(story())
 
 
-async def until_all_executed_as_much(cluster: LocalCluster) -> None:
-    observer = Observer(cluster.layout.cluster_file)
-    for _ in range(300):
-        if len({status.executed for status in await observer.statuses()}) == 1:
-            return
-        await asyncio.sleep(0.2)
-    raise AssertionError("a replica is behind for a minute")
-
-
 def test_calls_that_are_too_much_together_are_all_answered(cluster: LocalCluster) -> None:
     """Twelve megabytes: three times what one request or read may have as its results."""
     keys = [b"large/%02d" % index for index in range(12)]
@@ -81,12 +72,10 @@ def test_calls_that_are_too_much_together_are_all_answered(cluster: LocalCluster
     async def story() -> None:
         async with await Client.connect(cluster.layout.cluster_file, settings=settings) as client:
             await asyncio.gather(*(client.put(key, value, timeout=60) for key in keys))
-            # Two have answered; of the other two neither may know of the last puts yet, and a fast
-            # read of q answers alike is then an ordered one.
-            await until_all_executed_as_much(cluster)
+            # Nearly always they are answered as fast reads; but a replica ends the stream of a client
+            # that takes its megabytes too slowly (queue_full), and then the rest is ordered.
             found = await asyncio.gather(*(client.range(key, timeout=60) for key in keys))
             assert [pairs.items[0].value for pairs in found] == [value] * len(keys)
-            assert [pairs.execution for pairs in found] == [None] * len(keys)
             gets = [client.range(key, consistency="ordered", timeout=60) for key in keys]
             puts = [client.put(b"small", b"%d" % count, timeout=60) for count in range(12)]
             found, made = await asyncio.gather(asyncio.gather(*gets), asyncio.gather(*puts))
