@@ -72,8 +72,8 @@ def test_calls_that_are_too_much_together_are_all_answered(cluster: LocalCluster
     async def story() -> None:
         async with await Client.connect(cluster.layout.cluster_file, settings=settings) as client:
             await asyncio.gather(*(client.put(key, value, timeout=60) for key in keys))
-            # Nearly always they are answered as fast reads; but a replica ends the stream of a client
-            # that takes its megabytes too slowly (queue_full), and then the rest is ordered.
+            # Nearly always they are answered as fast reads; but a replica ends the stream of a
+            # client that takes its megabytes too slowly (queue_full): then the rest is ordered.
             found = await asyncio.gather(*(client.range(key, timeout=60) for key in keys))
             assert [pairs.items[0].value for pairs in found] == [value] * len(keys)
             gets = [client.range(key, consistency="ordered", timeout=60) for key in keys]
