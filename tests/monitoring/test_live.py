@@ -232,6 +232,9 @@ def test_every_alert_fires_in_its_situation_and_every_panel_has_data(
     async def story(ward: Ward) -> None:
         async with AsyncExitStack() as stack:
             clients = await connect(stack, cluster, CLIENTS)
+            # A state that is flipped where everything is overwritten is right again by the next
+            # checkpoint: this record stays, and it is the first.
+            await clients[0].put(b"\x00untouched", b"value")
             plan = TrafficPlan(workers_per_client=3, operation_seconds=2.0)
             async with Traffic(clients, plan) as traffic:
                 for situation in (
