@@ -125,8 +125,6 @@ async def under_load(
     replica = observer.thresholds.primary_of(view if primary else view + 2)
     async with AsyncExitStack() as stack:
         measuring, *clients = await connect(stack, cluster, 5)
-        # Nobody writes it again: a flip of it is still there at the next checkpoint.
-        await measuring.put(b"\x00untouched", b"value")
         for key, value in KEPT.items():
             await measuring.put(key, value)
         watch = Watch(cluster.layout.cluster_file)
