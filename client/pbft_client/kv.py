@@ -1,7 +1,8 @@
 """The key-value operations as bytes, and their results as values (service.md sections 2 and 3)."""
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
+from pbft.codec.spelling import LONG_BYTES, SHORT_BYTES, spell_length, tag_of
 from pbft.wire import kv_pb2
 from pbft_client.errors import ClientError, InvalidCall, ServiceError
 from pbft_client.results import (
@@ -23,18 +24,9 @@ EXHAUSTED = kv_pb2.Result(
 batch asked for as much as one may. Nothing else has this result."""
 
 
-def _tag(message: type[Message], field: str) -> bytes:
-    """The tag of a length-delimited field."""
-    return bytes((message.DESCRIPTOR.fields_by_name[field].number << 3 | 2,))
-
-
-_SHORT_BYTES = 0x80
-"""From here on a length takes a second byte ..."""
-_LONG_BYTES = 0x4000
-"""... and from here on a third."""
-_PUT_TAG = _tag(kv_pb2.RequestOp, "request_put")
-_KEY_HEADS = [_tag(kv_pb2.PutRequest, "key") + bytes((size,)) for size in range(_SHORT_BYTES)]
-_VALUE_TAG = _tag(kv_pb2.PutRequest, "value")
+_PUT_TAG = bytes((tag_of(kv_pb2.RequestOp, "request_put"),))
+_KEY_HEADS = [bytes((tag_of(kv_pb2.PutRequest, "key"), size)) for size in range(SHORT_BYTES)]
+_VALUE_TAG = bytes((tag_of(kv_pb2.PutRequest, "value"),))
 
 
 class UnexpectedResult(ClientError):
@@ -46,7 +38,7 @@ class UnexpectedResult(ClientError):
 
 def encode_put(key: bytes, value: bytes, *, return_previous: bool) -> bytes:
     """Put without a lease."""
-    if 0 < len(key) < _SHORT_BYTES and 0 < len(value) < _LONG_BYTES and not return_previous:
+    if 0 < len(key) < SHORT_BYTES and 0 < len(value) < LONG_BYTES and not return_previous:
         return _encode_plain_put(key, value)
     put = kv_pb2.PutRequest(key=key, value=value, prev_kv=return_previous)
     return kv_pb2.RequestOp(request_put=put).SerializeToString()
@@ -54,18 +46,9 @@ def encode_put(key: bytes, value: bytes, *, return_previous: bool) -> bytes:
 
 def _encode_plain_put(key: bytes, value: bytes) -> bytes:
     """The same bytes as by protobuf messages, at half their cost."""
-    length = _length(len(value))
-    inner = _length(len(key) + len(value) + len(length) + 3)
+    length = spell_length(len(value))
+    inner = spell_length(len(key) + len(value) + len(length) + 3)
     return b"".join((_PUT_TAG, inner, _KEY_HEADS[len(key)], key, _VALUE_TAG, length, value))
-
-
-def _length(length: int) -> bytes:
-    """As protobuf spells a length of less than 2^21."""
-    if length < _SHORT_BYTES:
-        return bytes((length,))
-    if length < _LONG_BYTES:
-        return bytes((length & 0x7F | 0x80, length >> 7))
-    return bytes((length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14))
 
 
 def encode_delete(key: bytes, range_end: bytes, *, return_previous: bool) -> bytes:

@@ -9,18 +9,14 @@ them to the results and the records of the general path.
 from collections.abc import Sequence
 from functools import lru_cache
 
+from pbft.codec.spelling import LONG_BYTES, SHORT_BYTES, spell_length, tag_of
 from pbft.core.ports import Records, Room
 from pbft.service.kv.transaction import PAIR_HEADER
 from pbft.wire import kv_pb2
 
-_PUT = kv_pb2.RequestOp.DESCRIPTOR.fields_by_name["request_put"].number << 3 | 2
-_KEY = kv_pb2.PutRequest.DESCRIPTOR.fields_by_name["key"].number << 3 | 2
-_VALUE = kv_pb2.PutRequest.DESCRIPTOR.fields_by_name["value"].number << 3 | 2
-"""The tags of length-delimited fields."""
-_SHORT_BYTES = 0x80
-"""From here on a length takes a second byte ..."""
-_LONG_BYTES = 0x4000
-"""... and from here on a third."""
+_PUT = tag_of(kv_pb2.RequestOp, "request_put")
+_KEY = tag_of(kv_pb2.PutRequest, "key")
+_VALUE = tag_of(kv_pb2.PutRequest, "value")
 _SHAPES = 4_096
 """Spellings remembered; a client makes as many as it likes."""
 
@@ -30,7 +26,7 @@ def _shape(size: int, key_bytes: int) -> tuple[int, bytes, int, bytes, int] | No
     """How a plain put of this size with a key this long is spelled: where its key begins and what
     is before it, where the key ends and what is between it and the value, where the value begins.
     None if there is no such put."""
-    if not 0 < key_bytes < _SHORT_BYTES:
+    if not 0 < key_bytes < SHORT_BYTES:
         return None
     inner = _length_of_rest(size - 1)
     head = b"%c%b%c%c" % (_PUT, inner, _KEY, key_bytes)
@@ -45,10 +41,9 @@ def _shape(size: int, key_bytes: int) -> tuple[int, bytes, int, bytes, int] | No
 def _length_of_rest(size: int) -> bytes:
     """With which length so many bytes begin, as protobuf spells it, if it is that of all the others
     of them; empty if there is none. (129 bytes: one byte is too short for it, two too long.)"""
-    if 0 < size <= _SHORT_BYTES:
-        return bytes((size - 1,))
-    length = size - 2
-    return bytes((length & 0x7F | 0x80, length >> 7)) if length >= _SHORT_BYTES else b""
+    if 0 < size <= SHORT_BYTES:
+        return spell_length(size - 1)
+    return spell_length(size - 2) if size - 2 >= SHORT_BYTES else b""
 
 
 def read_plain_put(operation: bytes) -> tuple[bytes, bytes] | None:
@@ -56,9 +51,9 @@ def read_plain_put(operation: bytes) -> tuple[bytes, bytes] | None:
     length spelled as protobuf spells it. None for anything else: that is for the general path, and
     so is whatever is wrong."""
     size = len(operation)
-    if not 8 <= size < _LONG_BYTES:
+    if not 8 <= size < LONG_BYTES:
         return None
-    shape = _shape(size, operation[3 if size < _SHORT_BYTES + 2 else 4])
+    shape = _shape(size, operation[3 if size < SHORT_BYTES + 2 else 4])
     if shape is None:
         return None
     begin, head, end, middle, at = shape
