@@ -31,6 +31,7 @@ from pbft.cli.load import (
     run_load,
 )
 from pbft.cli.output import FORMATS, print_table
+from pbft.garbage import collect_rarely
 from pbft.grpc_environment import grpc
 
 
@@ -64,6 +65,8 @@ def main(
     output: str,
 ) -> None:
     """Compare puts per second and latency with etcd."""
+    # Both loads are made by this process.
+    collect_rarely()
     measured: list[Round] = []
     spread = keys or KEYS
     with etcd_nodes() as addresses, fresh_cluster() as cluster_file:

@@ -9,6 +9,7 @@ from bench.local_cluster import fresh_cluster
 from pbft.cli.bench import measure
 from pbft.cli.load import Plan, Workload
 from pbft.cli.output import FORMATS, print_table
+from pbft.garbage import collect_rarely
 
 PLANS = (
     Plan(Workload.PUT, in_flight=1),
@@ -26,6 +27,7 @@ PLANS = (
 @click.option("-w", "output", type=click.Choice(FORMATS), default="table")
 def main(seconds: float, output: str) -> None:
     """Measure a fresh cluster of four replicas on this machine."""
+    collect_rarely()
     documents = []
     with fresh_cluster() as cluster_file:
         for plan in PLANS:

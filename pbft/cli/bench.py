@@ -101,8 +101,10 @@ def bench(
     if clients > in_flight:
         raise click.UsageError("--clients cannot exceed --in-flight: some would have nothing to do")
     from pbft.cli.load import Plan, Workload
+    from pbft.garbage import collect_rarely
 
     plan = Plan(Workload(workload), in_flight, clients, value_size, duration, keys)
+    collect_rarely()
     document = measure(cluster_file, plan)
     for text in document.pop("first_errors"):
         say(f"failed: {text}")

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from pbft.garbage import collect_rarely
-
 KEYS = 10_000
 """Keys that the load is spread over, unless the plan says otherwise."""
 WARM_UP_SECONDS_MAX = 2.0
@@ -159,7 +157,6 @@ async def run_load(
     up are waited for but not counted.
     """
     measurement = Measurement()
-    collect_rarely()
     started = time.monotonic() + plan.warm_up_seconds
     end = started + plan.seconds
 
