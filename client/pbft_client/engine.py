@@ -77,10 +77,7 @@ class PendingCall(Call):
         changes: bool,
         exhausted: bytes | None = None,
     ) -> None:
-        # As Call does it, without the call: this is done for every operation.
-        self.operation = operation
-        self.carrier = None
-        self.index = 0
+        super().__init__(operation)
         self.future = future
         self.changes = changes
         """Whether it could take effect at all."""

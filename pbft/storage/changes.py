@@ -26,7 +26,7 @@ UNIT_BYTES = 128
 """So much of a value is hashed in about the time that a change takes by itself."""
 UNHASHED_MAX = 32_768
 """With more to be hashed (changes, and UNIT_BYTES of values) in the layer that is written, further
-changes pay for it: when the layer is sealed, at most some 200 ms of work are left."""
+changes pay for it: when the layer is sealed, at most about twice as much is left, or 0.4 s."""
 RELIEF_STEP = 256
 """So many of them pay for one portion of twice as much (`PORTION_CHANGES`)."""
 _NOTHING: Final[Mapping[int, bytes | None]] = {}
@@ -148,7 +148,7 @@ class DomainChanges:
         self.unhashed, self.relief_at = 0, UNHASHED_MAX
 
     def put_off_relief(self) -> None:
-        """Some was done: as much again may come first as half of that."""
+        """A portion was done: RELIEF_STEP more may come before the next."""
         self.relief_at = max(UNHASHED_MAX, self.unhashed + RELIEF_STEP)
 
 

@@ -11,9 +11,9 @@ from pbft.storage.bucket_sums import BucketSums
 from pbft.storage.changes import HashedChange, Latest, Layer, SealedLayer
 
 PORTION_CHANGES = 512
-"""Changes accounted for at once: a pause of one to two milliseconds ..."""
+"""Changes accounted for at once: a pause of about three milliseconds ..."""
 PORTION_BYTES = MIB // 2
-"""... and so is this much of values, old and new (about 4 ms a megabyte)."""
+"""... and so much of values, old and new, takes about two."""
 PORTION_LEAVES = 1_024
 """Leaves hashed at once: about two milliseconds."""
 

@@ -204,7 +204,7 @@ class LayeredState:
         return bool(self._told or self._sealing)
 
     def advance_seal(self) -> tuple[SequenceNumber, Digest] | None:
-        """Works for one or two milliseconds on the digest of the oldest seal that has none yet;
+        """Works for a few milliseconds on the digest of the oldest seal that has none yet;
         the checkpoint whose digest is known now, if one is: the core is to be told."""
         self._discard()
         if not self._told:
