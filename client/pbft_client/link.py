@@ -121,7 +121,6 @@ class ReplicaLink:
         self._call: aio.StreamStreamCall[bytes, bytes] | None = None
         self._dropped: Rejected | None = None
         self._task: asyncio.Task[None] | None = None
-        self._closed = False
 
     def start(self) -> None:
         """Begins to dial. To be called once, in the event loop."""
@@ -146,7 +145,6 @@ class ReplicaLink:
 
     async def close(self) -> None:
         """Ends the stream and stops dialling."""
-        self._closed = True
         # gRPC may take a cancellation for the end of its call and say nothing of it.
         while self._task is not None and not self._task.done():
             self._task.cancel()
@@ -154,7 +152,7 @@ class ReplicaLink:
 
     async def _run(self) -> None:
         failures = 0
-        while not self._closed:
+        while True:
             began = time.monotonic()
             self._dropped = None
             try:

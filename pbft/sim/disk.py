@@ -37,7 +37,7 @@ class DiskSpeed:
     sync_us: Micros = 500
     merge_us: Micros = 2_000
     seal_us: Micros = 1_000
-    """How long the digest of a checkpoint takes, on the average; that is no matter of the disk."""
+    """How long the digest of a checkpoint usually takes, on the average; no matter of the disk."""
 
 
 class Refusal(Enum):

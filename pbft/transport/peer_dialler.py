@@ -69,7 +69,6 @@ class PeerDialler:
         """Items that waited, with no stream, when this was looked at last."""
         self._looked_at = time.monotonic()
         self._task: asyncio.Task[None] | None = None
-        self._closed = False
 
     def start(self) -> None:
         """Begins to dial. To be called once, in the event loop."""
@@ -111,7 +110,6 @@ class PeerDialler:
 
     async def close(self) -> None:
         """Ends the stream and stops dialling."""
-        self._closed = True
         # gRPC may take a cancellation for the end of its call and say nothing of it.
         while self._task is not None and not self._task.done():
             self._task.cancel()
@@ -119,7 +117,7 @@ class PeerDialler:
 
     async def _run(self) -> None:
         failures = 0
-        while not self._closed:
+        while True:
             began = time.monotonic()
             self._hurry.clear()
             try:

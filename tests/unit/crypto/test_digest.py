@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pbft.crypto.digest import (
     NULL_DIGEST,
     batch_digest,
+    behind_lengths,
     query_digest,
     request_digest,
     results_digest,
@@ -64,3 +65,9 @@ def test_results_cover_outcome_and_highest_session() -> None:
 def test_moving_a_boundary_changes_the_digest() -> None:
     assert query_digest([b"ab", b"c"]) != query_digest([b"a", b"bc"])
     assert query_digest([b"", b"ab"]) != query_digest([b"ab"])
+
+
+@given(st.lists(st.one_of(st.binary(max_size=3), st.binary(min_size=2, max_size=2)), max_size=5))
+def test_lists_behind_their_lengths_are_what_they_say(parts: list[bytes]) -> None:
+    expected = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    assert behind_lengths(parts, 4) == expected

@@ -27,6 +27,7 @@ from pbft.node.event_log import EventLog
 from pbft.node.inbox import Inbox, LinkChanged
 from pbft.node.metrics import Metrics
 from pbft.node.runtime import ReplicaHalted, Runtime
+from pbft.node.sealer import SealFailed, StateSealed
 from pbft.node.state_disk import StateDisk
 from pbft.types import Instant
 from tests.unit.node.support import CLIENT, MERGE, Bench, bench, send, until
@@ -250,6 +251,19 @@ def test_merges_come_back_as_steps() -> None:
         await run_until(it, merged)
         assert it.state.trace[0] == "begin merge 64"
         assert it.state.trace[-1] == "finish merge 64"
+
+    asyncio.run(scenario())
+
+
+def test_digests_come_as_steps_and_one_that_cannot_be_computed_ends_the_run() -> None:
+    async def scenario() -> None:
+        it = rig()
+        it.inbox.put_own(StateSealed(64, bytes(32)))
+        await run_until(it, lambda: "sealed 64" in it.core.steps)
+        it = rig()
+        it.inbox.put_own(SealFailed(MemoryError("no room")))
+        with pytest.raises(MemoryError, match="no room"):
+            await run_until(it, lambda: False)
 
     asyncio.run(scenario())
 

@@ -339,6 +339,31 @@ def test_slow_receiver_bounds_the_sender() -> None:
     asyncio.run(scenario())
 
 
+def test_a_dialler_is_closed_though_its_cancellation_was_swallowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """gRPC may take it for the end of its call."""
+    attempts = 0
+
+    async def swallow(self: PeerDialler) -> None:
+        nonlocal attempts
+        attempts += 1
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise EOFError from None
+
+    async def scenario() -> None:
+        monkeypatch.setattr(PeerDialler, "_attempt", swallow)
+        async with asyncio.timeout(5):
+            async with dialler(Sink(), 1):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+        assert attempts == 1
+
+    asyncio.run(scenario())
+
+
 def test_a_taken_port_is_an_error_that_says_so() -> None:
     async def scenario() -> None:
         async with acceptor(Sink()) as (_, port):
