@@ -38,6 +38,8 @@ class DiskSpeed:
     merge_us: Micros = 2_000
     seal_us: Micros = 1_000
     """How long the digest of a checkpoint usually takes, on the average; no matter of the disk."""
+    slow_seals: float = 0.0
+    """Share of the digests that take much longer."""
 
 
 class Refusal(Enum):

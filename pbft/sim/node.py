@@ -37,8 +37,8 @@ from pbft.storage.state import LayeredState, MergePlan
 from pbft.storage.transfer import InstallPlan
 from pbft.types import ClientKey, Instant, Micros, ReplicaId
 
-SLOW_SEALS, SLOW_SEAL = 0.1, 300
-"""How many digests take how much longer than others: the next checkpoint may be stable by then."""
+SLOW_SEAL = 300
+"""How much longer a slow digest takes than others: the next checkpoint may be stable by then."""
 WALL_EPOCH_US = 1_700_000_000_000_000
 """What a right wall clock shows when the world begins."""
 
@@ -304,8 +304,9 @@ class Node:
         one at a time."""
         if self.replica is not None and self.state.is_sealing and self._sealing != self.starts:
             self._sealing = self.starts
-            slowness = SLOW_SEAL if self._random.random() < SLOW_SEALS else 1
-            delay_us = int(self.world.speed.seal_us * slowness * 2 * self._random.random())
+            speed = self.world.speed
+            slowness = SLOW_SEAL if self._random.random() < speed.slow_seals else 1
+            delay_us = int(speed.seal_us * slowness * 2 * self._random.random())
             self.world.scheduler.after(delay_us, self._on_seal, self.starts)
 
     def _on_seal(self, start: int) -> None:

@@ -38,6 +38,8 @@ PRIMARY = (
 """Crimes that only a primary can commit."""
 SPARED = 0.25
 """Share of the runs with room for a disk that loses what was synced."""
+SLOW_SEALS = 0.1
+"""Share of the digests that come late in every run that is drawn."""
 NEED_VIEW_CHANGE = ("forge-view-change", "omit-view-change", "wrong-new-view")
 NEED_TRANSFER = ("poison-transfer",)
 
@@ -193,7 +195,11 @@ def draw_scenario(
         ),
         pipeline_depth=random.choice((1, 1, 2, 4, 8)),
         conditions=_draw_conditions(random),
-        speed=DiskSpeed(random.choice((0, 500, 5_000)), random.choice((500, 5_000, 50_000))),
+        speed=DiskSpeed(
+            sync_us=random.choice((0, 500, 5_000)),
+            merge_us=random.choice((500, 5_000, 50_000)),
+            slow_seals=SLOW_SEALS,
+        ),
         wall_skews_us=tuple(random.randrange(-200_000, 200_000) for _ in range(n)),
         crimes=crimes,
         client_crimes=client_crimes,
