@@ -52,10 +52,12 @@ def demo(names: tuple[str, ...], is_list: bool, directory: Path | None, output: 
     if not names:
         raise click.UsageError("name a demo; `pbft demo --list` shows them")
 
+    import asyncio
+
     from pbft.cli.demos.story import Story
 
     story = Story(to_stderr=output == "json")
-    held = play([load(name) for name in names], story, directory)
+    held = asyncio.run(play([load(name) for name in names], story, directory))
     if output == "json":
         print_json([asdict(check) for check in story.checks])
     return 0 if held else 1
@@ -77,8 +79,9 @@ def load(name: str) -> "Demo":
     return Demo(name, title, simulated=scene)
 
 
-def play(demos: "list[Demo]", story: "Story", directory: Path | None) -> bool:
-    """Plays them one after the other; whether all claims of all of them held."""
+async def play(demos: "list[Demo]", story: "Story", directory: Path | None) -> bool:
+    """Plays them one after the other, all on one event loop: gRPC complains when a process has one
+    after another. Tells whether all claims of all of them held."""
     held = True
     with _cluster(directory, any(one.on_cluster for one in demos)) as cluster:
         for one in demos:
@@ -86,7 +89,7 @@ def play(demos: "list[Demo]", story: "Story", directory: Path | None) -> bool:
             if one.simulated is not None:
                 one.simulated(story)
             elif one.on_cluster is not None and cluster is not None:
-                one.on_cluster(story, cluster)
+                await one.on_cluster(story, cluster)
             held = story.end() and held
     return held
 

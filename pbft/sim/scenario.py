@@ -195,11 +195,7 @@ def draw_scenario(
         ),
         pipeline_depth=random.choice((1, 1, 2, 4, 8)),
         conditions=_draw_conditions(random),
-        speed=DiskSpeed(
-            sync_us=random.choice((0, 500, 5_000)),
-            merge_us=random.choice((500, 5_000, 50_000)),
-            slow_seals=SLOW_SEALS,
-        ),
+        speed=_draw_speed(random),
         wall_skews_us=tuple(random.randrange(-200_000, 200_000) for _ in range(n)),
         crimes=crimes,
         client_crimes=client_crimes,
@@ -212,6 +208,14 @@ def draw_scenario(
         faults_end_us=faults_end_us,
         power_loss_at_end=random.random() < 0.3,
         quiet_timeouts=100 if random.random() < 0.1 else 3,
+    )
+
+
+def _draw_speed(random: Random) -> DiskSpeed:
+    return DiskSpeed(
+        sync_us=random.choice((0, 500, 5_000)),
+        merge_us=random.choice((500, 5_000, 50_000)),
+        slow_seals=SLOW_SEALS,
     )
 
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from pbft.cli.demos.diagram import Diagram, Mark, Message, Phase
 from pbft.cli.demos.story import Story, commas
@@ -101,11 +100,12 @@ class Stage:
 Scene = Callable[[Stage], Awaitable[None]]
 
 
-def on_stage(scene: Scene) -> Callable[[Story, LocalCluster], None]:
+def on_stage(scene: Scene) -> Callable[[Story, LocalCluster], Awaitable[None]]:
     """Makes a demo of a scene: all replicas up and honest, a client connected."""
 
     async def perform(story: Story, cluster: LocalCluster) -> None:
-        asyncio.get_running_loop().set_exception_handler(_on_loop_exception)
+        for replica in cluster.replicas:
+            cluster.start(replica)
         layout = cluster.layout
         observer = Observer(layout.cluster_file)
         await make_honest(observer, cluster)
@@ -115,19 +115,7 @@ def on_stage(scene: Scene) -> Callable[[Story, LocalCluster], None]:
             watch = Watch(layout.cluster_file)
             await scene(Stage(story, cluster, client, watch, observer))
 
-    def demo(story: Story, cluster: LocalCluster) -> None:
-        for replica in cluster.replicas:
-            cluster.start(replica)
-        asyncio.run(perform(story, cluster))
-
-    return demo
-
-
-def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """gRPC's poller tells each event loop of a process of the same bytes: that one of them finds
-    nothing to read means nothing, and would stand in the middle of a picture."""
-    if not isinstance(context.get("exception"), BlockingIOError):
-        loop.default_exception_handler(context)
+    return perform
 
 
 async def make_honest(observer: Observer, cluster: LocalCluster) -> None:

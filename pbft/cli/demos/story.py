@@ -3,7 +3,7 @@
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,7 +102,7 @@ class Demo:
 
     name: str
     title: str
-    on_cluster: "Callable[[Story, LocalCluster], None] | None" = None
+    on_cluster: "Callable[[Story, LocalCluster], Awaitable[None]] | None" = None
     simulated: Callable[[Story], None] | None = None
 
     @property
