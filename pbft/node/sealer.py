@@ -7,8 +7,8 @@ from typing import Protocol
 
 from pbft.types import Digest, SequenceNumber
 
-PAUSE_SECONDS = 0.002
-"""Between two portions of about three milliseconds: what arrives meanwhile goes first."""
+PAUSE_SECONDS = 0.004
+"""Between two portions: what arrives meanwhile goes first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,10 @@ Change: TypeAlias = tuple[int, bytes, int, bytes | None]
 """(domain, key, version, value); no value: the record is removed, if there is one."""
 
 
+RUN_CHANGES = 64
+"""Changes written to disk without a pause, if there are pauses: about half a millisecond."""
+
+
 @dataclass(frozen=True, slots=True)
 class BaseChange:
     """One step of the state on disk from a durable checkpoint to the next."""
@@ -61,6 +65,8 @@ class BaseChange:
     leaves: Mapping[int, Leaf]
     """The new leaves of the buckets that changed."""
     checkpoint: DurableCheckpoint
+    pause_seconds: float = 0.0
+    """After every RUN_CHANGES changes: leaves time to those who work beside it."""
 
 
 class BaseView(Protocol):

@@ -5,6 +5,7 @@ together in one durable transaction. A read transaction is a snapshot: it costs 
 holds back only the reuse of the pages that were replaced since.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from operator import itemgetter
@@ -15,6 +16,7 @@ import lmdb
 from pbft.messages import Leaf
 from pbft.storage.api import (
     INITIAL_CHECKPOINT,
+    RUN_CHANGES,
     BaseChange,
     Change,
     StorageCorrupt,
@@ -32,9 +34,6 @@ MAP_BYTES = 1 << 40
 read transactions, so it is made larger than any state to come; where address space is rationed,
 pass less."""
 READERS_MAX = 512
-SORTED_CHANGES = 2_048
-"""Changes sorted and written together: sorting holds the GIL for about a millisecond."""
-
 _CHECKPOINT = b"checkpoint"
 _STAGE = "stage"
 
@@ -84,12 +83,14 @@ class LmdbBase:
     def _write(self, transaction: "lmdb.Transaction[bytes]", change: BaseChange) -> None:
         with transaction.cursor(self._records) as cursor:
             for batch in change.batches:
-                for encoded in _sorted_runs(batch):
-                    for key, value in encoded:
+                for run in _sorted_runs(batch):
+                    for key, value in run:
                         if value is not None:
                             cursor.put(key, protect(key, value))
                         elif cursor.set_key(key):
                             cursor.delete()
+                    if change.pause_seconds:
+                        time.sleep(change.pause_seconds)
         for bucket, leaf in change.leaves.items():
             key = leaf_key(bucket)
             transaction.put(key, protect(key, encode_leaf(leaf)), db=self._leaves)
@@ -118,7 +119,7 @@ def _sorted_runs(batch: Iterable[Change]) -> Iterator[list[tuple[bytes, bytes | 
     changes = iter(batch)
     while run := [
         (encode_key(domain, key, version), value)
-        for domain, key, version, value in islice(changes, SORTED_CHANGES)
+        for domain, key, version, value in islice(changes, RUN_CHANGES)
     ]:
         run.sort(key=itemgetter(0))
         yield run

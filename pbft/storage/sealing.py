@@ -11,11 +11,15 @@ from pbft.storage.bucket_sums import BucketSums
 from pbft.storage.changes import HashedChange, Latest, Layer, SealedLayer
 
 PORTION_CHANGES = 512
-"""Changes accounted for at once: a pause of about three milliseconds ..."""
+"""Changes accounted for at once by who is in a hurry: a pause of about three milliseconds ..."""
 PORTION_BYTES = MIB // 2
 """... and so much of values, old and new, takes about two."""
-PORTION_LEAVES = 1_024
-"""Leaves hashed at once: about two milliseconds."""
+PORTION_CHANGES_MIN = 64
+"""Changes accounted for at once by who is not: less than half a millisecond ..."""
+PORTIONS = 128
+"""... or more, so that about so many portions are left."""
+PORTION_LEAVES = 128
+"""Leaves hashed at once: a quarter of a millisecond."""
 
 
 class Sealing:
@@ -41,14 +45,21 @@ class Sealing:
         """Does one portion of what is first: of the layers, or else of `opened`, the one that is
         written, which so has less left when it is sealed."""
         if self._layers:
-            return self.advance()
-        self._sums.replace(_portion(opened))
+            return self._account(PORTION_CHANGES)
+        self._sums.replace(_portion(opened, PORTION_CHANGES))
         return None
 
     def advance(self) -> SealedLayer | None:
-        """Does one portion for the first of them; returns the layer if it has its digest now."""
+        """Does one portion for the first of them, a small one unless another waits; returns the
+        layer if it has its digest now."""
+        if len(self._layers) > 1:
+            return self._account(PORTION_CHANGES)
+        left = self._layers[0].layer.unhashed
+        return self._account(min(PORTION_CHANGES, max(PORTION_CHANGES_MIN, left // PORTIONS)))
+
+    def _account(self, changes: int) -> SealedLayer | None:
         layer = self._layers[0]
-        if portion := _portion(layer.layer):
+        if portion := _portion(layer.layer, changes):
             self._sums.replace(portion)
             return None
         done = self._sums.seal(PORTION_LEAVES)
@@ -58,13 +69,13 @@ class Sealing:
         return self._layers.popleft()
 
 
-def _portion(layer: Layer) -> list[HashedChange]:
+def _portion(layer: Layer, changes: int) -> list[HashedChange]:
     portion: list[HashedChange] = []
     size = 0
     for change in layer.take_found():
         portion.append(change)
         size += _value_bytes(change[2]) + _value_bytes(change[3])
-        if len(portion) >= PORTION_CHANGES or size >= PORTION_BYTES:
+        if len(portion) >= changes or size >= PORTION_BYTES:
             break
     return portion
 

@@ -13,7 +13,13 @@ from typing import Any
 from pbft.core.effects import Install, Merge
 from pbft.limits import MIB
 from pbft.messages import Leaf, StateRecord
-from pbft.storage.api import BaseChange, DurableCheckpoint, StateBase, StorageCorrupt
+from pbft.storage.api import (
+    RUN_CHANGES,
+    BaseChange,
+    DurableCheckpoint,
+    StateBase,
+    StorageCorrupt,
+)
 from pbft.storage.bitmap import from_bitmap, to_bitmap
 from pbft.storage.bucket_sums import BucketSums, state_digest
 from pbft.storage.changes import DomainChanges, Layer, SealedLayer
@@ -28,6 +34,11 @@ KNOWN_BYTES = 8 * MIB
 """Layers that were merged stay in memory, to be read from, if they weigh no more."""
 RECORD_BYTES = 256
 """What a record in memory weighs beside its value."""
+MERGE_PAUSE_SECONDS = 0.004
+"""Between two runs of changes of a merge: it competes with the event loop, on every replica at the
+same time ..."""
+MERGE_PAUSES_SECONDS = 1.0
+"""... but takes no longer than so much more than without: a large one has shorter pauses."""
 
 
 class MergePlan:
@@ -54,8 +65,10 @@ class MergePlan:
         if self._given_up is not None:
             self._given_up.store.close()
         leaves: dict[int, Leaf] = {}
+        keys = 1
         for item in self.layers:
             leaves.update(item.leaves)
+            keys += sum(len(changes.latest) for changes in item.layer.domains.values())
             self.size += sum(map(_weight, item.layer.domains.values()))
         effect = self._effect
         self._base.apply(
@@ -63,6 +76,10 @@ class MergePlan:
                 batches=(item.layer.changes() for item in self.layers),
                 leaves=leaves,
                 checkpoint=DurableCheckpoint(effect.sequence, effect.digest, effect.certificate),
+                # Most keys had one record replaced by another: two changes.
+                pause_seconds=min(
+                    MERGE_PAUSE_SECONDS, MERGE_PAUSES_SECONDS * RUN_CHANGES / (2 * keys)
+                ),
             )
         )
 

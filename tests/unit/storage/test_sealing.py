@@ -13,7 +13,12 @@ from pbft.limits import MIB
 from pbft.storage import bucket_sums, changes, sealing
 from pbft.storage.changes import HashedChange
 from pbft.storage.memory import MemoryBase
-from pbft.storage.sealing import PORTION_BYTES, PORTION_CHANGES
+from pbft.storage.sealing import (
+    PORTION_BYTES,
+    PORTION_CHANGES,
+    PORTION_CHANGES_MIN,
+    PORTIONS,
+)
 from tests.unit.storage.builders import (
     BUCKETS,
     SALT,
@@ -51,27 +56,43 @@ def test_a_record_changed_many_times_is_hashed_for_its_net_change(
     assert hashed == [b"499"], "what came back to its value costs nothing"
 
 
-def test_a_digest_is_computed_in_bounded_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("keys", "waiting", "first"),
+    [
+        (2 * PORTION_CHANGES + 1, 0, PORTION_CHANGES_MIN),
+        (PORTIONS * 100, 0, 100),
+        (PORTIONS * 2 * PORTION_CHANGES, 0, PORTION_CHANGES),
+        (2 * PORTION_CHANGES + 1, 1, PORTION_CHANGES),
+    ],
+    ids=["a little", "much", "very much", "and more waits"],
+)
+def test_a_digest_is_computed_in_bounded_portions(
+    monkeypatch: pytest.MonkeyPatch, keys: int, waiting: int, first: int
+) -> None:
+    monkeypatch.setattr(changes, "UNHASHED_MAX", 1 << 30)
     state = new_state(MemoryBase())
     portions: list[int] = []
     replace = state._sums.replace
 
-    def counting(changes: Iterable[HashedChange]) -> None:
-        listed = list(changes)
+    def counting(portion: Iterable[HashedChange]) -> None:
+        listed = list(portion)
         portions.append(len(listed))
         replace(listed)
 
     monkeypatch.setattr(state._sums, "replace", counting)
     monkeypatch.setattr(sealing, "PORTION_LEAVES", BUCKETS // 4)
-    for number in range(2 * PORTION_CHANGES + 1):
+    for number in range(keys):
         state.domain(1).put(b"%d" % number, 0, b"")
-    state.seal(1)
+    for sequence in range(1, 2 + waiting):
+        state.seal(sequence)
     assert not portions, "closing a layer costs nothing"
     steps = 0
     while state.advance_seal() is None:
         steps += 1
-    assert portions == [PORTION_CHANGES, PORTION_CHANGES, 1]
-    assert steps == 3 + 3, "and the leaves by quarters"
+    assert portions[0] == first and sum(portions) == keys
+    assert max(portions) <= PORTION_CHANGES
+    assert sorted(portions[:-1], reverse=True) == portions[:-1], "less as less is left"
+    assert steps == len(portions) + 3, "and the leaves by quarters"
 
 
 def test_large_values_are_hashed_in_bounded_portions_too(monkeypatch: pytest.MonkeyPatch) -> None:

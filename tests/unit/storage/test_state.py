@@ -12,6 +12,7 @@ from pbft.core.effects import Merge
 from pbft.messages import Leaf
 from pbft.storage import lmdb_base
 from pbft.storage.api import (
+    RUN_CHANGES,
     BaseChange,
     DurableCheckpoint,
     StateBase,
@@ -22,7 +23,12 @@ from pbft.storage.lmdb_base import LmdbBase
 from pbft.storage.memory import MemoryBase
 from pbft.storage.ordered import encode_key
 from pbft.storage.sealing import PORTION_CHANGES
-from pbft.storage.state import KNOWN_BYTES, LayeredState
+from pbft.storage.state import (
+    KNOWN_BYTES,
+    MERGE_PAUSE_SECONDS,
+    MERGE_PAUSES_SECONDS,
+    LayeredState,
+)
 from tests.unit.storage.builders import (
     MAP_BYTES,
     SALT,
@@ -388,8 +394,34 @@ def test_a_state_that_outgrows_its_map_fails_clearly_and_for_good(
     base.close()
 
 
-def test_merged_layers_are_freed_in_bounded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lmdb_base, "SORTED_CHANGES", 100)
+@pytest.mark.parametrize(
+    ("keys", "pauses", "pause"),
+    [
+        (10 * RUN_CHANGES, 20, MERGE_PAUSE_SECONDS),
+        (1_000 * RUN_CHANGES, 2_000, MERGE_PAUSES_SECONDS / 2_000),
+    ],
+    ids=["small", "large"],
+)
+def test_a_merge_leaves_time_to_others_but_not_without_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: int, pauses: int, pause: float
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(lmdb_base.time, "sleep", slept.append)
+    base = LmdbBase(tmp_path, create=True, map_bytes=MAP_BYTES)
+    state = new_state(base)
+    for sequence in (1, 2):
+        slept.clear()
+        for number in range(keys):
+            key = b"%d" % number
+            records = state.domain(1)
+            records.supersede(key, records.get(key), sequence, b"")
+        merge(state, sequence)
+    assert len(slept) == pauses, "two changes of each key"
+    assert slept[0] == pytest.approx(pause, rel=0.01)
+    base.close()
+
+
+def test_merged_layers_are_freed_in_bounded_steps() -> None:
     state = new_state(MemoryBase())
     changes = 10 * PORTION_CHANGES
     for number in range(changes):
