@@ -1,4 +1,8 @@
-"""What the calls of the client return: plain values, every one verified by f + 1 or q replicas."""
+"""What the calls of the client return: plain values, every one verified by f + 1 or q replicas.
+
+What every put makes is not frozen: a frozen object takes three times as long to make, and nobody
+else has it.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 from pbft.types import Micros, SequenceNumber
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Execution:
     """Where in the common order an operation was executed: for checking a history afterwards."""
 
@@ -33,7 +37,7 @@ class KeyValue:
     lease: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PutResult:
     """A put that was executed."""
 

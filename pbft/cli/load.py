@@ -157,23 +157,23 @@ async def run_load(
     up are waited for but not counted.
     """
     measurement = Measurement()
-    started = time.monotonic() + plan.warm_up_seconds
-    end = started + plan.seconds
+    started = time.monotonic_ns() + int(plan.warm_up_seconds * 1e9)
+    end = started + int(plan.seconds * 1e9)
 
     async def worker(index: int) -> None:
         operation = operations[index % len(operations)]
-        keys = random.Random(index)
-        while time.monotonic() < end:
-            begin = time.perf_counter_ns()
+        draw, keys = random.Random(index).random, plan.keys
+        clock, note_latency = time.monotonic_ns, measurement.latencies_ns.append
+        while (begin := clock()) < end:
             try:
-                await operation(int(keys.random() * plan.keys))
+                await operation(int(draw() * keys))
             except expected as error:
-                if started <= time.monotonic() < end:
+                if started <= clock() < end:
                     measurement.note_error(error)
                 await asyncio.sleep(ERROR_PAUSE_SECONDS)
                 continue
-            if started <= time.monotonic() < end:
-                measurement.latencies_ns.append(time.perf_counter_ns() - begin)
+            if started <= (now := clock()) < end:
+                note_latency(now - begin)
 
     async def announce() -> None:
         await asyncio.sleep(plan.warm_up_seconds)
