@@ -52,8 +52,8 @@ Change: TypeAlias = tuple[int, bytes, int, bytes | None]
 """(domain, key, version, value); no value: the record is removed, if there is one."""
 
 
-RUN_CHANGES = 64
-"""Changes written to disk without a pause, if there are pauses: about half a millisecond."""
+RUN_CHANGES = 256
+"""Changes written to disk without a pause, if there are pauses: about a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)

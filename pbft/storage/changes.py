@@ -164,11 +164,6 @@ class Layer:
         """The changes to one domain; only for the layer that is being written."""
         return self.domains.setdefault(domain, DomainChanges())
 
-    @property
-    def unhashed(self) -> int:
-        """See DomainChanges.unhashed, for all domains."""
-        return sum(changes.unhashed for changes in self.domains.values())
-
     def take_found(self) -> Iterator[HashedChange]:
         """See DomainChanges.take_found, for all domains."""
         for domain, changes in self.domains.items():
