@@ -49,6 +49,8 @@ from pbft_client.link import ReplicaLink
 from pbft_client.reads import Reads, ReadSettings, ReadSettlement
 from pbft_client.session import REQUEST_OVERHEAD_BYTES, Session, SessionSettings, Settlement
 
+_FORGOTTEN = "executed, but the replicas no longer keep the result"
+
 Settled: TypeAlias = Settlement | ReadSettlement
 """What a call's future holds; the call's `index` tells which result is its own."""
 
@@ -364,6 +366,8 @@ class Engine:
         """The error of a call that is about to be given up."""
         if call.owner is None:
             return OutcomeUnknown(text)
+        if call.changes and self.session.is_forgotten(call):
+            return ResultForgotten(_FORGOTTEN)
         answers = self._with_troubles(call.owner.answers(call))
         if call.changes and call.carrier is not None:
             return OutcomeUnknown(f"{text}; the operation may have taken effect", answers)
@@ -442,7 +446,7 @@ def _error_of(decision: Decision) -> ClientError | None:
         return None
     match decision.outcome:
         case Outcome.RESULT_FORGOTTEN:
-            return ResultForgotten("executed, but the replicas no longer keep the result")
+            return ResultForgotten(_FORGOTTEN)
         case Outcome.SESSION_EXPIRED:
             return OutcomeUnknown("the session expired before the request was answered")
         case Outcome.CONFLICT:

@@ -213,6 +213,12 @@ class Session:
         collector = submission.collector
         return submission.answers(replicas, needed, collector.answered, collector.matching)
 
+    def is_forgotten(self, call: Call) -> bool:
+        """Whether f + 1 replicas said that a call was executed, and only one may have its
+        result."""
+        submission = call.carrier
+        return isinstance(submission, Submission) and submission.source_until_us is not None
+
     @property
     def acknowledged(self) -> int:
         """Every number at or below it is settled."""

@@ -295,6 +295,17 @@ async def test_a_forgotten_result_is_told_as_executed(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_that_it_was_executed_is_told_who_cannot_wait_for_its_result(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        for replica in cluster.replicas:
+            replica.rewrite_reply = forgotten
+        # Designated for the first request, and the only one that may have the results.
+        cluster.replicas[1].is_silent = True
+        with pytest.raises(ResultForgotten, match="executed"):
+            await client.put(b"k", b"v", timeout=0.5)
+
+
+@in_loop
 async def test_a_query_whose_result_is_forgotten_is_asked_again(tmp_path: Path) -> None:
     async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
         await client.put(b"k", b"v")

@@ -43,6 +43,17 @@ def test_they_are_waited_for_so_long_and_no_longer() -> None:
     assert settled.decision.outcome is Outcome.RESULT_FORGOTTEN
 
 
+def test_whoever_cannot_wait_so_long_can_be_told_that_it_was_executed() -> None:
+    driver, number = late()
+    (call,) = driver.session._under_way[(driver.session.session, number)].calls
+    assert call is not None
+    assert driver.session.is_forgotten(call)
+    (other,) = driver.calls(b"y")
+    assert not driver.session.is_forgotten(other)
+    driver.poll(WAIT)
+    assert not driver.session.is_forgotten(other)
+
+
 def test_nobody_waits_for_a_replica_that_has_forgotten_them_too() -> None:
     driver, number = late()
     (settled,) = driver.answer(number, SOURCE, WAIT, lost=True)
