@@ -39,7 +39,7 @@ class DiskSpeed:
     seal_us: Micros = 1_000
     """How long the digest of a checkpoint usually takes, on the average; no matter of the disk."""
     slow_seals: float = 0.0
-    """Share of the digests that take much longer."""
+    """Share of the digests that take much longer, until everything is healed."""
 
 
 class Refusal(Enum):

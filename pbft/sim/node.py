@@ -108,6 +108,8 @@ class Node:
         self.log: CrashableLog = MemoryLog()
         self.base = MemoryBase()
         self.signer = signer
+        self.slow_seals = surroundings.speed.slow_seals
+        """Share of its digests that take much longer."""
         self._random = random
         self._wall_skew_us = wall_skew_us
         self._monotonic_offset_us = random.randrange(1, 10**10)
@@ -304,9 +306,8 @@ class Node:
         one at a time."""
         if self.replica is not None and self.state.is_sealing and self._sealing != self.starts:
             self._sealing = self.starts
-            speed = self.world.speed
-            slowness = SLOW_SEAL if self._random.random() < speed.slow_seals else 1
-            delay_us = int(speed.seal_us * slowness * 2 * self._random.random())
+            slowness = SLOW_SEAL if self._random.random() < self.slow_seals else 1
+            delay_us = int(self.world.speed.seal_us * slowness * 2 * self._random.random())
             self.world.scheduler.after(delay_us, self._on_seal, self.starts)
 
     def _on_seal(self, start: int) -> None:

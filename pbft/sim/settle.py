@@ -40,11 +40,12 @@ def settle(world: World) -> None:
 
 
 def heal(world: World) -> None:
-    """No more loss, no cuts, everybody up."""
+    """No more loss, no cuts, no late digests, everybody up."""
     world.note("everything is healed")
     world.network.conditions = CALM
     world.network.mend_all()
     for node in world.nodes:
+        node.slow_seals = 0.0
         node.thaw()
         if not node.is_up and not node.is_broken:
             node.start()
