@@ -299,6 +299,7 @@ async def test_that_it_was_executed_is_told_who_cannot_wait_for_its_result(tmp_p
     async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
         for replica in cluster.replicas:
             replica.rewrite_reply = forgotten
+        await cluster.streams(4)
         # Designated for the first request, and the only one that may have the results.
         cluster.replicas[1].is_silent = True
         with pytest.raises(ResultForgotten, match="executed"):
