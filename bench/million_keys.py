@@ -189,7 +189,7 @@ def main() -> None:
     options = parser.parse_args()
     sizes = [options.keys // 100, options.keys // 10, options.keys]
     rows = checkpoint_costs(sizes, [1_000, 10_000])
-    columns = ["seal ms (in portions of 3)", "merge ms (off the loop)", "finish ms"]
+    columns = ["seal ms (in portions)", "merge ms (off the loop, pauses included)", "finish ms"]
     print_table(["keys", "changes", *columns], rows)
     in_cluster(lambda cluster: measure(cluster, options))
 
