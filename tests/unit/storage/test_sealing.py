@@ -13,11 +13,7 @@ from pbft.limits import MIB
 from pbft.storage import bucket_sums, changes, sealing
 from pbft.storage.changes import HashedChange
 from pbft.storage.memory import MemoryBase
-from pbft.storage.sealing import (
-    PORTION_BYTES,
-    PORTION_CHANGES,
-    SMALL_PORTION_CHANGES,
-)
+from pbft.storage.sealing import PORTION_BYTES, PORTION_CHANGES, SMALL_PORTION_CHANGES
 from tests.unit.storage.builders import (
     BUCKETS,
     SALT,

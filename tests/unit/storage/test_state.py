@@ -398,7 +398,7 @@ def test_a_state_that_outgrows_its_map_fails_clearly_and_for_good(
     ("keys", "pauses", "pause"),
     [
         (10 * RUN_CHANGES, 20, MERGE_PAUSE_SECONDS),
-        (1_000 * RUN_CHANGES, 2_000, MERGE_PAUSES_SECONDS / 2_000),
+        (200 * RUN_CHANGES, 400, MERGE_PAUSES_SECONDS / 400),
     ],
     ids=["small", "large"],
 )
