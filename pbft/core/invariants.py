@@ -25,22 +25,27 @@ def _check_watermarks(core: Core) -> None:
 
 
 def _check_slots(core: Core) -> None:
-    primary = core.primary
+    # After every step of a simulation, for every slot: one loop, and nothing looked up twice.
+    view, primary = core.view, core.primary
     low = core.low_water_mark - core.genesis.constants.checkpoint_interval
-    high = core.high_water_mark + core.genesis.constants.window
+    proposed = core.high_water_mark
+    high = proposed + core.genesis.constants.window
+    bodies_max = core.settings.limits.bodies_per_slot + 3
     for slot in core.log:
-        inside = low < slot.sequence <= high or slot.sequence in core.catch_up
-        assert inside, "a slot outside the windows"
+        sequence, bodies = slot.sequence, slot.bodies
+        assert low < sequence <= high or sequence in core.catch_up, "a slot outside the windows"
         if slot.pre_prepare is not None:
             vote = slot.pre_prepare.message
-            assert vote.view == core.view and slot.pre_prepare.signer == primary
-            assert vote.sequence == slot.sequence <= core.high_water_mark
-            assert vote.digest == NULL_DIGEST or vote.digest in slot.bodies, "accepted unread"
-        assert all(v.message.view == core.view for v in slot.prepares.current.values())
-        assert all(v.message.view == core.view for v in slot.commits.current.values())
-        assert primary not in slot.prepares.current, "the primary's prepare counted"
-        unaccepted = slot.bodies.keys() - slot.accepted
-        assert len(unaccepted) <= core.settings.limits.bodies_per_slot + 3
+            assert vote.view == view and slot.pre_prepare.signer == primary
+            assert vote.sequence == sequence <= proposed
+            assert vote.digest == NULL_DIGEST or vote.digest in bodies, "accepted unread"
+        prepares = slot.prepares.current
+        for votes in (prepares, slot.commits.current):
+            for signed in votes.values():
+                assert signed.message.view == view, "a vote of another view counted"
+        assert primary not in prepares, "the primary's prepare counted"
+        if len(bodies) > bodies_max:
+            assert len(bodies.keys() - slot.accepted) <= bodies_max, "too many bodies kept"
 
 
 def _check_bounds(core: Core) -> None:
