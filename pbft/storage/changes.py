@@ -170,10 +170,13 @@ class Layer:
             yield from changes.take_found(domain)
 
     def changes(self) -> Iterator[Change]:
-        """Every record changed, once."""
+        """Every record changed, once. The most are in long ascending stretches: neighbours on disk
+        are changed together."""
         for domain, changes in self.domains.items():
-            latest = changes.latest
-            for key, base in changes.replaced.items():
+            latest, replaced = changes.latest, changes.replaced
+            for key in changes.keys.by_runs():
+                if (base := replaced.get(key)) is None:
+                    continue
                 record = latest[key]
                 assert record is not None
                 version, value = record

@@ -135,6 +135,16 @@ def test_a_key_overwritten_all_the_time_leaves_no_trail(disk: Disk) -> None:
     state._base.close()
 
 
+def test_neighbours_on_disk_are_written_together() -> None:
+    state = new_state(MemoryBase())
+    records, count = state.domain(1), 8 * RUN_CHANGES
+    for number in range(count):
+        records.put(b"%06d" % (number * 7919 % count), 1, b"")
+    changed = [key for _, key, _, _ in state._open.changes()]
+    assert len(changed) == count
+    assert sum(later < earlier for earlier, later in pairwise(changed)) <= 4
+
+
 def test_deleting_the_highest_version_uncovers_the_next(disk: Disk) -> None:
     state = new_state(disk.open_base())
     records = state.domain(1)
