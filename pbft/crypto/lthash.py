@@ -21,7 +21,7 @@ _MODULUS_MASK = (1 << 8 * SUM_BYTES) - 1
 _RECORD = b"pbft/1/record"
 _LEAF = b"pbft/1/leaf"
 _NODE = b"pbft/1/node"
-_record_head = struct.Struct(">BQII").pack
+_record_head = struct.Struct(f">{len(_RECORD)}sBQII").pack
 _leaf_head = struct.Struct(">QQQ").pack
 _shake_128 = hashlib.shake_128
 _sha256 = hashlib.sha256
@@ -34,8 +34,8 @@ def record_hash(domain: int, key: bytes, version: int, value: bytes) -> int:
     key, value: no two records share it. Raises struct.error for a domain above 255, a version
     outside 64 bits, or a length outside 32.
     """
-    head = _record_head(domain, version, len(key), len(value))
-    return int.from_bytes(_shake_128(_RECORD + head + key + value).digest(SUM_BYTES), "little")
+    head = _record_head(_RECORD, domain, version, len(key), len(value))
+    return int.from_bytes(_shake_128(head + key + value).digest(SUM_BYTES), "little")
 
 
 def add(total: int, record: int) -> int:
