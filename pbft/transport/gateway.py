@@ -123,6 +123,10 @@ class Gateway:
         stream.closing.close(Goodbye.because(Reason.QUEUE_FULL))
 
     async def _connect(self, _requests: object, context: Context) -> None:
+        await end(context, await self._attend(context))
+
+    async def _attend(self, context: Context) -> Goodbye | None:
+        """One stream, from its certificate to its end."""
         stage = "certificate"
         try:
             certified = self._certified(context)
@@ -130,10 +134,10 @@ class Gateway:
             client = await self._admit(context, certified)
         except Rejected as rejected:
             self._sink.on_rejection(stage, rejected.reason, None)
-            await end(context, Goodbye.because(rejected.reason))
+            return Goodbye.because(rejected.reason)
         except EOFError:
-            return
-        await end(context, await self._serve(client, context))
+            return None
+        return await self._serve(client, context)
 
     def _certified(self, context: Context) -> ClientKey | None:
         """Which client the certificate of the connection belongs to; None in plain text. Raises

@@ -111,7 +111,11 @@ class Doorkeeper:
 
 
 async def end(context: Context, goodbye: Goodbye | None) -> None:
-    """Ends a stream with its goodbye, if it is this side that ends it."""
+    """Ends a stream with its goodbye, if it is this side that ends it.
+
+    Not to be called while an exception is handled: gRPC keeps what `abort` raises with the call, in
+    a cycle, and with it would be kept what was handled, its frames, and the bytes in them.
+    """
     if goodbye is not None:
         await context.abort(goodbye.code, goodbye.text)
 

@@ -93,6 +93,10 @@ class PeerAcceptor:
         return False
 
     async def _connect(self, _requests: object, context: Context) -> None:
+        await end(context, await self._attend(context))
+
+    async def _attend(self, context: Context) -> Goodbye | None:
+        """One stream, from its certificate to its end."""
         certified: ReplicaId | None = None
         stage = "certificate"
         try:
@@ -101,10 +105,10 @@ class PeerAcceptor:
             peer = await self._admit(context, certified)
         except Rejected as rejected:
             self._sink.on_rejection(stage, rejected.reason, certified)
-            await end(context, Goodbye.because(rejected.reason))
+            return Goodbye.because(rejected.reason)
         except EOFError:
-            return
-        await end(context, await self._serve(peer, context))
+            return None
+        return await self._serve(peer, context)
 
     def _certified(self, context: Context) -> ReplicaId | None:
         """Which peer the certificate of the connection belongs to; None in plain text. Raises

@@ -1,0 +1,42 @@
+"""What somebody who has not said Hello can make a replica hold."""
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pbft.errors import Rejected
+from pbft.limits import MIB
+from tests.unit.transport.support import Sink, acceptor, end_of, gateway, raw_stream
+
+LISTENERS = {"Peer": acceptor, "Gateway": gateway}
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """A process that runs for long looks for cycles seldom."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("service", LISTENERS)
+def test_a_refused_frame_is_not_kept(service: str) -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        async with LISTENERS[service](sink) as (_, port):
+            for _ in range(3):
+                async with raw_stream(port, service) as call:
+                    await call.read()
+                    await call.write(bytes(MIB))
+                    await end_of(call)
+        assert len(sink.rejections) == 3
+        assert not [it for it in gc.get_objects() if isinstance(it, Rejected)]
+
+    with no_collection():
+        asyncio.run(scenario())
