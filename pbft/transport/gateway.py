@@ -16,10 +16,11 @@ from pbft.crypto.handshake import make_nonce
 from pbft.crypto.tls import TlsIdentity, client_in
 from pbft.errors import Reason, Rejected
 from pbft.genesis import Genesis
+from pbft.limits import MIB
 from pbft.messages import GatewayChallenge, Role, Signed
-from pbft.transport.api import ClientLimits, ClientSink, HelloVerifier
+from pbft.transport.api import FRAME_BYTES, ClientLimits, ClientSink, HelloVerifier
 from pbft.transport.fault_budget import FaultBudget
-from pbft.transport.grpc_options import CLIENT_SERVER_OPTIONS
+from pbft.transport.grpc_options import server_options
 from pbft.transport.listener import (
     SHUTDOWN,
     Closing,
@@ -70,9 +71,11 @@ class Gateway:
         self._streams_of: dict[ClientKey, list[int]] = {}
         self._queued_bytes = 0
         self._health = health_aio.HealthServicer()
-        self._server = make_server(
-            "pbft.wire.Gateway", "Connect", self._connect, CLIENT_SERVER_OPTIONS
-        )
+        self._frame_bytes_max = genesis.limits.request_bytes + FRAME_BYTES
+        """One request or one read as large as can be, and what envelopes and frame add; or a frame
+        of smaller ones."""
+        options = server_options(message_bytes=self._frame_bytes_max + MIB, streams=256)
+        self._server = make_server("pbft.wire.Gateway", "Connect", self._connect, options)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     async def start(self, address: str, identity: TlsIdentity | None) -> int:
@@ -167,7 +170,7 @@ class Gateway:
             raise Rejected(Reason.RATE_LIMIT, "too many streams")
 
     def _identify(self, frame: bytes, nonce: bytes) -> ClientKey:
-        items = decode_client_frame(frame)
+        items = self._items(frame)
         hello = decode_client_item(items[0]) if len(items) == 1 else None
         if not isinstance(hello, Signed):
             raise Rejected(Reason.MALFORMED, "the first frame holds one signed Hello")
@@ -175,6 +178,12 @@ class Gateway:
         if len(self._streams_of.get(client, ())) >= self._limits.streams_per_client:
             raise Rejected(Reason.RATE_LIMIT, "too many streams of this client")
         return client
+
+    def _items(self, frame: bytes) -> list[bytes]:
+        """The items of a frame. Raises Rejected."""
+        if len(frame) > self._frame_bytes_max:
+            raise Rejected(Reason.OVERSIZE, f"a frame of {len(frame)} bytes")
+        return decode_client_frame(frame)
 
     async def _serve(self, client: ClientKey, context: Context) -> Goodbye | None:
         limits = self._limits
@@ -208,7 +217,7 @@ class Gateway:
     async def _read(self, number: int, stream: _Stream, context: Context) -> None:
         while isinstance(frame := await context.read(), bytes):
             try:
-                items = decode_client_frame(frame)
+                items = self._items(frame)
             except Rejected as rejected:
                 self._sink.on_rejection("frame", rejected.reason, None)
                 if not self.on_fault(number):

@@ -15,14 +15,9 @@ _KEEPALIVE: Options = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
-_MESSAGES: Options = (
-    # Above the codec's limit, so that a message between the two can be counted as OVERSIZE.
-    ("grpc.max_receive_message_length", TRANSPORT_BYTES_MAX),
-    ("grpc.max_send_message_length", TRANSPORT_BYTES_MAX),
-)
 _SERVER: Options = (
     *_KEEPALIVE,
-    *_MESSAGES,
+    ("grpc.max_send_message_length", TRANSPORT_BYTES_MAX),
     # A second process on the port is an error, not a share of its connections.
     ("grpc.so_reuseport", 0),
     # Pings as often as both ends of ours send them.
@@ -36,14 +31,30 @@ _SERVER: Options = (
     ("grpc.max_connection_idle_ms", 60_000),
 )
 
-PEER_SERVER_OPTIONS: Options = (*_SERVER, ("grpc.max_concurrent_streams", 4))
-CLIENT_SERVER_OPTIONS: Options = (*_SERVER, ("grpc.max_concurrent_streams", 256))
 CHANNEL_OPTIONS: Options = (
     *_KEEPALIVE,
-    *_MESSAGES,
+    ("grpc.max_receive_message_length", TRANSPORT_BYTES_MAX),
+    ("grpc.max_send_message_length", TRANSPORT_BYTES_MAX),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # Each attempt is a new channel with a new subchannel: its backoff is ours, not gRPC's.
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+
+def server_options(*, message_bytes: int, streams: int) -> Options:
+    """Of a listener that receives messages of so many bytes at most, on so many streams of one
+    connection. Both are enforced before anything of ours sees the message or the stream.
+
+    The first is to be above what is refused by us, so that a message between the two can be
+    counted as OVERSIZE.
+    """
+    return (
+        *_SERVER,
+        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.max_concurrent_streams", streams),
+    )
+
+
+PEER_SERVER_OPTIONS = server_options(message_bytes=TRANSPORT_BYTES_MAX, streams=4)

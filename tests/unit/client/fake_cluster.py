@@ -21,6 +21,7 @@ from pbft.crypto.keys import save_key_pair
 from pbft.crypto.signing import ReplicaSigner
 from pbft.genesis import dump_genesis
 from pbft.grpc_environment import aio, grpc
+from pbft.limits import TRANSPORT_BYTES_MAX
 from pbft.messages import (
     Consistency,
     GatewayChallenge,
@@ -38,7 +39,7 @@ from pbft.messages import (
 )
 from pbft.service.api import Room
 from pbft.service.kv.store import KeyValueStore
-from pbft.transport.grpc_options import CLIENT_SERVER_OPTIONS
+from pbft.transport.grpc_options import server_options
 from pbft_client.client import Client
 from pbft_client.cluster_file import ClusterFile, ReplicaAddresses, dump_cluster_file
 from pbft_client.engine import ClientSettings
@@ -159,7 +160,8 @@ class FakeReplica:
 
     async def start(self, port: int = 0) -> None:
         # A real replica's: else gRPC ends a stream that is pinged while nothing is said on it.
-        options = {**dict(CLIENT_SERVER_OPTIONS), "grpc.max_send_message_length": -1}
+        options = dict(server_options(message_bytes=TRANSPORT_BYTES_MAX, streams=256))
+        options["grpc.max_send_message_length"] = -1
         server = aio.server(options=list(options.items()))
         handler: Any = grpc.stream_stream_rpc_method_handler(self._connect)
         server.add_generic_rpc_handlers(

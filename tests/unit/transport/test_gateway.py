@@ -16,9 +16,9 @@ from pbft.crypto.handshake import is_nonce_of
 from pbft.crypto.keys import KeyPair
 from pbft.errors import Reason
 from pbft.genesis import Genesis
-from pbft.limits import MIB
+from pbft.limits import KIB, MIB
 from pbft.messages import Consistency, ReadRequest, Refusal
-from pbft.transport.api import ClientLimits
+from pbft.transport.api import FRAME_BYTES, ClientLimits
 from tests.unit.transport.support import (
     CLIENT_KEYS,
     GENESIS,
@@ -147,11 +147,12 @@ def test_bad_frames_are_counted_and_other_clients_are_served() -> None:
     async def scenario() -> None:
         sink = Sink()
         good = encode_client_frame([READ])
+        oversize = bytes(GENESIS.limits.request_bytes + FRAME_BYTES + 1)
         async with gateway(sink) as (_, port):
             async with raw_stream(port, "Gateway") as call:
                 await client_hello(call, ALICE)
                 flipped = bytes([good[0] ^ 0x08]) + good[1:]
-                for frame in (b"", os.urandom(64), flipped, good[:-1], bytes(17 * MIB), good):
+                for frame in (b"", os.urandom(64), flipped, good[:-1], oversize, good):
                     await call.write(frame)
                 await until(lambda: len(sink.client_items) == 1)
             assert [reason for _, reason, _ in sink.rejections] == (
@@ -165,6 +166,18 @@ def test_bad_frames_are_counted_and_other_clients_are_served() -> None:
                 await client_hello(call, BOB)
                 await call.write(good)
                 await until(lambda: len(sink.client_items) == 2)
+
+    asyncio.run(scenario())
+
+
+def test_the_largest_request_gets_through() -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        largest = bytes(GENESIS.limits.request_bytes + KIB)
+        async with gateway(sink) as (_, port), raw_stream(port, "Gateway") as call:
+            await client_hello(call, ALICE)
+            await call.write(encode_client_frame([largest]))
+            await until(lambda: [item[2] for item in sink.client_items] == [largest])
 
     asyncio.run(scenario())
 

@@ -9,7 +9,9 @@ import pytest
 
 from pbft.errors import Rejected
 from pbft.limits import MIB
-from tests.unit.transport.support import Sink, acceptor, end_of, gateway, raw_stream
+from tests.unit.transport.support import GENESIS, Sink, acceptor, end_of, gateway, raw_stream
+
+import grpc  # isort: skip
 
 LISTENERS = {"Peer": acceptor, "Gateway": gateway}
 
@@ -40,3 +42,15 @@ def test_a_refused_frame_is_not_kept(service: str) -> None:
 
     with no_collection():
         asyncio.run(scenario())
+
+
+def test_a_client_has_no_frame_received_that_is_larger_than_any_of_a_client() -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        async with gateway(sink) as (_, port), raw_stream(port, "Gateway") as call:
+            await call.read()
+            await call.write(bytes(GENESIS.limits.request_bytes + 3 * MIB))
+            assert await end_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert not sink.rejections, "gRPC refused it: nobody here saw it"
+
+    asyncio.run(scenario())
