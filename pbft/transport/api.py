@@ -73,7 +73,9 @@ class PeerLimits:
     votes, each to be verified, would only keep it from that."""
     handshake_seconds: float = 5.0
     handshakes: int = 64
-    """Streams whose Hello has not come yet."""
+    """Streams whose Hello has not come yet ..."""
+    handshakes_per_peer: int = 4
+    """... and those on the certificate of one peer."""
     faults_burst: int = 500
     """Malformed or wrongly signed items of one peer taken at once ..."""
     faults_per_second: float = 100.0
@@ -88,6 +90,7 @@ class ClientLimits:
 
     streams: int = 4_096
     streams_per_client: int = 8
+    """Past their handshake; as many more may be in it."""
     handshakes: int = 256
     """Streams whose Hello has not come yet."""
     handshake_seconds: float = 5.0

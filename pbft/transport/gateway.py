@@ -63,7 +63,9 @@ class Gateway:
         self._verifier = verifier
         self._sink = sink
         self._limits = limits
-        self._door = Doorkeeper(limits.handshakes, limits.handshake_seconds)
+        self._door = Doorkeeper(
+            limits.handshakes, limits.streams_per_client, limits.handshake_seconds
+        )
         self._is_secure = False
         self._stopping = False
         self._numbers = count()
@@ -157,7 +159,7 @@ class Gateway:
         nonce = make_nonce(self._key)
         challenge = encode_gateway_item(GatewayChallenge(nonce, self._genesis.cluster_id))
         self._require_room()
-        frame = await self._door.first_frame(context, encode_gateway_frame([challenge]))
+        frame = await self._door.first_frame(context, encode_gateway_frame([challenge]), certified)
         # Others may have come in meanwhile.
         self._require_room()
         client = self._identify(frame, nonce)

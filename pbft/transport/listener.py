@@ -1,7 +1,7 @@
 """One gRPC server with one bidirectional method, and how its streams are ended."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 
 import grpc
@@ -80,21 +80,29 @@ def is_broken_stream(error: BaseException) -> bool:
 
 
 class Doorkeeper:
-    """Bounds the streams that have not said Hello yet, in number and in time."""
+    """Bounds the streams that have not said Hello yet, in number and in time.
 
-    def __init__(self, waiting_max: int, seconds: float) -> None:
-        self._waiting_max = waiting_max
+    Who has the certificate of one cannot take the places of others: the newest of its streams wins
+    over its oldest, and when all places are taken, who has most gives one up.
+    """
+
+    def __init__(self, places: int, places_of_one: int, seconds: float) -> None:
+        """`places_of_one` bounds the streams of one owner of a certificate."""
+        self._places = places
+        self._places_of_one = places_of_one
         self._seconds = seconds
-        self._waiting = 0
+        self._waiting: dict[Hashable, list[asyncio.Timeout]] = {}
+        """Oldest first, by owner; never empty."""
 
-    async def first_frame(self, context: Context, challenge: bytes) -> bytes:
-        """Sends the challenge and returns what comes back. Raises Rejected(RATE_LIMIT) if too many
-        wait or this one waits too long, EOFError if the stream ends."""
-        if self._waiting >= self._waiting_max:
-            raise Rejected(Reason.RATE_LIMIT, "too many handshakes")
-        self._waiting += 1
+    async def first_frame(self, context: Context, challenge: bytes, owner: Hashable) -> bytes:
+        """Sends the challenge and returns what comes back; `owner` is whose certificate the
+        connection has, None without. Raises Rejected(RATE_LIMIT) if too many wait or this one waits
+        too long, EOFError if the stream ends."""
+        self._make_room(owner)
+        place = asyncio.timeout(self._seconds)
+        self._waiting.setdefault(owner, []).append(place)
         try:
-            async with asyncio.timeout(self._seconds):
+            async with place:
                 await context.write(challenge)
                 frame = await context.read()
         except TimeoutError as error:
@@ -104,10 +112,32 @@ class Doorkeeper:
                 raise EOFError from error
             raise
         finally:
-            self._waiting -= 1
+            self._vacate(owner, place)
         if not isinstance(frame, bytes):
             raise EOFError
         return frame
+
+    def _make_room(self, owner: Hashable) -> None:
+        """Ends a handshake for a new one of this owner if need be. Raises Rejected(RATE_LIMIT)."""
+        own = len(self._waiting.get(owner, ()))
+        crowd = owner
+        if owner is None or own < self._places_of_one:
+            if sum(map(len, self._waiting.values())) < self._places:
+                return
+            crowd = max(self._waiting, key=lambda known: len(self._waiting[known]))
+            if len(self._waiting[crowd]) <= own + 1:
+                raise Rejected(Reason.RATE_LIMIT, "too many handshakes")
+        oldest = self._waiting[crowd][0]
+        self._vacate(crowd, oldest)
+        if not oldest.expired():
+            oldest.reschedule(asyncio.get_running_loop().time())
+
+    def _vacate(self, owner: Hashable, place: asyncio.Timeout) -> None:
+        places = self._waiting.get(owner, [])
+        if place in places:
+            places.remove(place)
+            if not places:
+                del self._waiting[owner]
 
 
 async def end(context: Context, goodbye: Goodbye | None) -> None:

@@ -54,7 +54,9 @@ class PeerAcceptor:
         self._verifier = verifier
         self._sink = sink
         self._limits = limits
-        self._door = Doorkeeper(limits.handshakes, limits.handshake_seconds)
+        self._door = Doorkeeper(
+            limits.handshakes, limits.handshakes_per_peer, limits.handshake_seconds
+        )
         self._stopping = False
         self._peers = {
             peer: _Peer(FaultBudget(limits.faults_burst, limits.faults_per_second))
@@ -124,7 +126,7 @@ class PeerAcceptor:
     async def _admit(self, context: Context, certified: ReplicaId | None) -> ReplicaId:
         """The handshake. Raises Rejected, or EOFError if the stream ended before the Hello."""
         nonce = make_nonce(self._genesis.replicas[self._replica])
-        frame = await self._door.first_frame(context, encode_challenge(nonce))
+        frame = await self._door.first_frame(context, encode_challenge(nonce), certified)
         peer = self._identify(frame, nonce)
         if certified is not None and peer != certified:
             raise Rejected(Reason.SENDER_MISMATCH, "the Hello and the certificate disagree")

@@ -1,8 +1,9 @@
 """TLS on the listeners: who gets in, who is refused, and that the server serves on."""
 
 import asyncio
+from asyncio import TaskGroup
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ OTHER_CLUSTER = Authority(OTHER_GENESIS.cluster_id, AUTHORITY.certificate, AUTHO
 LISTENERS = ["Peer", "Gateway"]
 ALICE, BOB = (key.public for key in CLIENT_KEYS[:2])
 UP = (1, Direction.OUTBOUND, True)
+SMALL = PeerLimits(handshakes=4, handshakes_per_peer=4)
+SMALL_GATEWAY = ClientLimits(handshakes=4)
 
 
 class Files:
@@ -63,12 +66,15 @@ class Files:
 
 @asynccontextmanager
 async def listening(
-    files: Files, sink: Sink, shown: TlsIdentity | None = None
+    files: Files,
+    sink: Sink,
+    peer_limits: PeerLimits | None = None,
+    client_limits: ClientLimits | None = None,
 ) -> AsyncIterator[dict[str, int]]:
     """Both listeners of replica 1; their ports by service."""
-    shown = files.replica(1)
-    peers = PeerAcceptor(1, GENESIS, Verifier(GENESIS), sink, PeerLimits())
-    clients = Gateway(1, GENESIS, Verifier(GENESIS), sink, ClientLimits())
+    shown, verifier = files.replica(1), Verifier(GENESIS)
+    peers = PeerAcceptor(1, GENESIS, verifier, sink, peer_limits or PeerLimits())
+    clients = Gateway(1, GENESIS, verifier, sink, client_limits or ClientLimits())
     try:
         yield {
             "Peer": await peers.start("127.0.0.1:0", shown),
@@ -288,5 +294,35 @@ def test_a_dialler_talks_to_nobody_but_its_peer(tmp_path: Path, server: str) -> 
             await acceptor.close()
         assert not there.links and not there.items and not there.rejections
         assert not here.links
+
+    asyncio.run(scenario())
+
+
+async def hold_handshakes(port: int, service: str, shown: TlsIdentity) -> None:
+    """Opens a stream, says nothing, and opens another whenever it is ended."""
+    while True:
+        async with stream(port, service, shown) as call:
+            with suppress(grpc.RpcError, asyncio.InvalidStateError):
+                await call.read()
+                await call.read()
+
+
+@pytest.mark.parametrize("service", LISTENERS)
+def test_who_fills_the_handshakes_keeps_nobody_else_out(tmp_path: Path, service: str) -> None:
+    async def scenario() -> None:
+        files, sink = Files(tmp_path), Sink()
+        crowd = 3 * SMALL.handshakes
+        greedy = files.identity(
+            AUTHORITY.issue_replica(3) if service == "Peer" else AUTHORITY.issue_client(BOB)
+        )
+        async with listening(files, sink, SMALL, SMALL_GATEWAY) as ports, TaskGroup() as group:
+            holders = [
+                group.create_task(hold_handshakes(ports[service], service, greedy))
+                for _ in range(crowd)
+            ]
+            await until(lambda: sink.count(Reason.RATE_LIMIT) > crowd)
+            await assert_serves_on(files, ports, sink)
+            for holder in holders:
+                holder.cancel()
 
     asyncio.run(scenario())
