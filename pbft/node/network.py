@@ -176,7 +176,8 @@ class Network:
             self._log.warning("peer_throttled", peer=peer, dropped=dropped)
 
     def reject_client_item(self, stream: int, message: str, reason: Reason) -> None:
-        """Counts an item of a client's stream that was not accepted, and charges the stream."""
+        """Counts an item of a client's stream that was not accepted, and charges the client if it
+        is its fault."""
         self.on_rejection(message, reason, None)
         if reason in FAULTY and not self._gateway.on_fault(stream):
             dropped = self._inbox.forget_client(stream)

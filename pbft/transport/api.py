@@ -99,9 +99,11 @@ class ClientLimits:
     total_queue_bytes: int = 128 * MIB
     """Answers waiting for all streams; beyond, the stream that holds most is dropped."""
     faults_burst: int = 32
-    """Malformed or wrongly signed items of one stream taken at once ..."""
+    """Malformed or wrongly signed items of one client taken at once, whatever its streams ..."""
     faults_per_second: float = 4.0
-    """... and in the long run, before it is closed."""
+    """... and in the long run, before they are closed."""
+    throttle_seconds: float = 2.0
+    """How long a client whose streams were closed for its faults has to wait."""
 
 
 FRAME_BYTES = 1 * MIB

@@ -1,6 +1,7 @@
 """The replica's end of the clients' streams: handshake, bounds, requests in, answers out."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from itertools import count
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
@@ -43,12 +44,22 @@ class _Stream:
     client: ClientKey
     queue: SendQueue
     closing: Closing
+
+
+@dataclass(slots=True)
+class _Client:
+    """What is remembered of one client over its streams."""
+
     budget: FaultBudget
+    streams: list[int] = field(default_factory=list)
+    refused_until: float = 0.0
+    """Monotonic seconds; after its faults used up the budget."""
 
 
 class Gateway:
     """Listens for clients. A client is its key; it may hold several streams, and each of them
-    gets every answer that is due to the key."""
+    gets every answer that is due to the key. What it does wrong is counted over all of them, and
+    over those to come: else it would only have to connect again."""
 
     def __init__(
         self,
@@ -70,7 +81,10 @@ class Gateway:
         self._stopping = False
         self._numbers = count()
         self._streams: dict[int, _Stream] = {}
-        self._streams_of: dict[ClientKey, list[int]] = {}
+        self._clients: dict[ClientKey, _Client] = {}
+        """Those with a stream."""
+        self._clients_gone: dict[ClientKey, _Client] = {}
+        """Those whose last stream ended, as many as there may be streams; the latest last."""
         self._queued_bytes = 0
         self._health = health_aio.HealthServicer()
         self._frame_bytes_max = genesis.limits.request_bytes + FRAME_BYTES
@@ -105,7 +119,8 @@ class Gateway:
     def answer(self, client: ClientKey, item: bytes) -> None:
         """Queues an encoded GatewayItem for every stream of the client; drops it if there is none.
         A client that does not read its answers is disconnected (QUEUE_FULL)."""
-        for number in list(self._streams_of.get(client, ())):
+        known = self._clients.get(client)
+        for number in list(known.streams) if known is not None else ():
             stream = self._streams[number]
             if stream.queue.offer(item):
                 self._queued_bytes += len(item)
@@ -115,12 +130,18 @@ class Gateway:
                 self._drop(stream)
 
     def on_fault(self, number: int) -> bool:
-        """Charges a stream for an item that no honest client sends; closes it and returns False
-        once its budget is used up."""
+        """Charges the client of a stream for an item that no honest client sends. Once its budget
+        is used up its streams are closed, it is refused for a while, and this returns False; so it
+        does for a stream that is gone."""
         stream = self._streams.get(number)
-        if stream is None or stream.budget.spend():
-            return stream is not None
-        stream.closing.close(Goodbye.because(Reason.RATE_LIMIT))
+        if stream is None:
+            return False
+        client = self._clients[stream.client]
+        if client.budget.spend():
+            return True
+        client.refused_until = time.monotonic() + self._limits.throttle_seconds
+        for own in client.streams:
+            self._streams[own].closing.close(Goodbye.because(Reason.RATE_LIMIT))
         return False
 
     def _drop(self, stream: _Stream) -> None:
@@ -159,6 +180,8 @@ class Gateway:
         nonce = make_nonce(self._key)
         challenge = encode_gateway_item(GatewayChallenge(nonce, self._genesis.cluster_id))
         self._require_room()
+        if certified is not None:
+            self._require_welcome(certified)
         frame = await self._door.first_frame(context, encode_gateway_frame([challenge]), certified)
         # Others may have come in meanwhile.
         self._require_room()
@@ -171,14 +194,22 @@ class Gateway:
         if len(self._streams) >= self._limits.streams:
             raise Rejected(Reason.RATE_LIMIT, "too many streams")
 
+    def _require_welcome(self, client: ClientKey) -> None:
+        known = self._clients.get(client) or self._clients_gone.get(client)
+        if known is None:
+            return
+        if time.monotonic() < known.refused_until:
+            raise Rejected(Reason.RATE_LIMIT, "refused after too many faults")
+        if len(known.streams) >= self._limits.streams_per_client:
+            raise Rejected(Reason.RATE_LIMIT, "too many streams of this client")
+
     def _identify(self, frame: bytes, nonce: bytes) -> ClientKey:
         items = self._items(frame)
         hello = decode_client_item(items[0]) if len(items) == 1 else None
         if not isinstance(hello, Signed):
             raise Rejected(Reason.MALFORMED, "the first frame holds one signed Hello")
         client = self._verifier.admit_hello(hello, nonce, Role.CLIENT)
-        if len(self._streams_of.get(client, ())) >= self._limits.streams_per_client:
-            raise Rejected(Reason.RATE_LIMIT, "too many streams of this client")
+        self._require_welcome(client)
         return client
 
     def _items(self, frame: bytes) -> list[bytes]:
@@ -188,18 +219,12 @@ class Gateway:
         return decode_client_frame(frame)
 
     async def _serve(self, client: ClientKey, context: Context) -> Goodbye | None:
-        limits = self._limits
         number = next(self._numbers)
-        stream = _Stream(
-            client,
-            SendQueue(limits.queue_bytes),
-            Closing(),
-            FaultBudget(limits.faults_burst, limits.faults_per_second),
-        )
+        stream = _Stream(client, SendQueue(self._limits.queue_bytes), Closing())
         if self._stopping:
             stream.closing.close(SHUTDOWN)
         self._streams[number] = stream
-        self._streams_of.setdefault(client, []).append(number)
+        self._remember(client).streams.append(number)
         try:
             return await stream.closing.run(
                 self._read(number, stream, context), self._write(stream, context)
@@ -208,13 +233,23 @@ class Gateway:
             self._forget(number, stream)
             self._sink.on_client_gone(number)
 
+    def _remember(self, client: ClientKey) -> _Client:
+        known = self._clients.get(client) or self._clients_gone.pop(client, None)
+        if known is None:
+            known = _Client(FaultBudget(self._limits.faults_burst, self._limits.faults_per_second))
+        self._clients[client] = known
+        return known
+
     def _forget(self, number: int, stream: _Stream) -> None:
         self._queued_bytes -= stream.queue.waiting_bytes
         del self._streams[number]
-        numbers = self._streams_of[stream.client]
-        numbers.remove(number)
-        if not numbers:
-            del self._streams_of[stream.client]
+        client = self._clients[stream.client]
+        client.streams.remove(number)
+        if client.streams:
+            return
+        self._clients_gone[stream.client] = self._clients.pop(stream.client)
+        if len(self._clients_gone) > self._limits.streams:
+            del self._clients_gone[next(iter(self._clients_gone))]
 
     async def _read(self, number: int, stream: _Stream, context: Context) -> None:
         while isinstance(frame := await context.read(), bytes):

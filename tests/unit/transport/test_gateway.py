@@ -196,6 +196,52 @@ def test_client_that_uses_up_its_faults_is_closed() -> None:
                 assert await end_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
             await until(lambda: sink.gone == [0])
             assert not listener.on_fault(0), "a stream that is gone has no budget"
+            # Nor has a new stream of the same client: it would only have to connect again.
+            async with raw_stream(port, "Gateway") as again, raw_stream(port, "Gateway") as other:
+                await client_hello(again, ALICE)
+                assert await end_of(again) is grpc.StatusCode.RESOURCE_EXHAUSTED
+                await client_hello(other, BOB)
+                await until(lambda: listener.streams == 1)
+
+    asyncio.run(scenario())
+
+
+def test_faults_count_over_all_streams_of_a_client_and_are_forgiven_in_time() -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        limits = ClientLimits(faults_burst=3, faults_per_second=0.01, throttle_seconds=0.2)
+        async with gateway(sink, limits) as (listener, port):
+            async with raw_stream(port, "Gateway") as call:
+                await client_hello(call, ALICE)
+                await call.write(b"")
+                await until(lambda: sink.count(Reason.MALFORMED) == 1)
+            await until(lambda: listener.streams == 0)
+            async with raw_stream(port, "Gateway") as one, raw_stream(port, "Gateway") as two:
+                await client_hello(one, ALICE)
+                await client_hello(two, ALICE)
+                await until(lambda: listener.streams == 2)
+                for call in (one, two, one):
+                    await call.write(b"")
+                assert await end_of(one) is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert await end_of(two) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await asyncio.sleep(limits.throttle_seconds)
+            async with raw_stream(port, "Gateway") as call:
+                await client_hello(call, ALICE)
+                await until(lambda: listener.streams == 1)
+
+    asyncio.run(scenario())
+
+
+def test_only_so_many_clients_that_left_are_remembered() -> None:
+    async def scenario() -> None:
+        async with gateway(Sink(), ClientLimits(streams=1)) as (listener, port):
+            for key in (ALICE, BOB, ALICE):
+                async with raw_stream(port, "Gateway") as call:
+                    await client_hello(call, key)
+                    await until(lambda: listener.streams == 1)
+                await until(lambda: listener.streams == 0)
+                assert list(listener._clients_gone) == [key.public]
+            assert not listener._clients
 
     asyncio.run(scenario())
 
