@@ -239,11 +239,28 @@ def on_new_view(core: Core, new_view: Authenticated[NewView]) -> None:
     plan = verify_new_view(
         message, core.genesis, core.verifier, {} if decided else core.incarnations
     )
+    if _is_refuted(core, message.view, plan):
+        core.reject("new_view", Reason.DIGEST_CONFLICT, new_view.signer)
+        return
     for signed in message.view_changes:
         assert isinstance(signed.signer, int)
         core.view_change.highest.setdefault(signed.signer, signed)
     core.emit(Persist(NewViewRecord(message.view, new_view.signed)))
     enter(core, message.view, new_view.signed, plan, message.pre_prepares)
+
+
+def _is_refuted(core: Core, view: View, plan: NewViewPlan) -> bool:
+    """Whether O says something else than what was decided in this view, or in a later one. Such a
+    new-view is not the one that q replicas entered, though it may be valid: its author signed two,
+    or the view was left. What was decided in an earlier view, O cannot contradict (`repropose`)."""
+    for slot in core.log:
+        offset = slot.sequence - plan.min_sequence - 1
+        decision = slot.decision
+        if decision is None or decision.view < view or not 0 <= offset < len(plan.digests):
+            continue
+        if decision.digest != plan.digests[offset]:
+            return True
+    return False
 
 
 def enter(
