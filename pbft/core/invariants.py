@@ -31,9 +31,11 @@ def _check_slots(core: Core) -> None:
     proposed = core.high_water_mark
     high = proposed + core.genesis.constants.window
     bodies_max = core.settings.limits.bodies_per_slot + 3
+    beyond = range(core.executed + 1, core.log.end_of_decided(core.executed + 1))
     for slot in core.log:
         sequence, bodies = slot.sequence, slot.bodies
-        assert low < sequence <= high or sequence in core.catch_up, "a slot outside the windows"
+        if not low < sequence <= high:
+            assert sequence in core.catch_up or sequence in beyond, "a slot outside the windows"
         if slot.pre_prepare is not None:
             vote = slot.pre_prepare.message
             assert vote.view == view and slot.pre_prepare.signer == primary
@@ -51,7 +53,8 @@ def _check_slots(core: Core) -> None:
 def _check_bounds(core: Core) -> None:
     constants, limits = core.genesis.constants, core.settings.limits
     replicas = core.thresholds.replicas
-    assert len(core.log) <= 3 * constants.window + constants.checkpoint_interval
+    to_execute = core.log.end_of_decided(core.executed + 1) - core.executed
+    assert len(core.log) <= 3 * constants.window + constants.checkpoint_interval + to_execute
     assert core.tail_bytes <= limits.tail_bytes
     assert set(core.chunks_asked) <= set(core.snapshots)
     assert core.pool.count <= limits.pending_requests

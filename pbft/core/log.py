@@ -120,7 +120,8 @@ class Slot:
 
 
 class MessageLog:
-    """Slots by sequence number. The core keeps them within h - K < n <= H + L (see `discard`)."""
+    """Slots by sequence number. The core keeps them within h - K < n <= H + L, and those that are
+    still to be executed (see `checkpoint.discard`)."""
 
     def __init__(self) -> None:
         self._slots: dict[SequenceNumber, Slot] = {}
@@ -142,6 +143,12 @@ class MessageLog:
         if slot is None:
             slot = self._slots[sequence] = Slot(sequence)
         return slot
+
+    def end_of_decided(self, start: SequenceNumber) -> SequenceNumber:
+        """The first sequence from `start` on that is not known to be decided."""
+        while (slot := self._slots.get(start)) is not None and slot.decision is not None:
+            start += 1
+        return start
 
     def discard(self, sequence: SequenceNumber, kept: range) -> list[Slot]:
         """Drops every slot at or below n but those in `kept` (OSDI'99 section 4.3); returns them,

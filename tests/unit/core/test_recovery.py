@@ -397,3 +397,25 @@ def test_a_body_that_is_not_the_records_is_not_restored() -> None:
     solo.node.log.write([Persist(replace(record, batch=solo.batch(2)))])
     with pytest.raises(Rejected, match="sequence 1"):
         solo.node.restart()
+
+
+def test_all_come_back_after_a_power_loss_while_merges_were_slow() -> None:
+    """However far h is above what is durable, all that was decided in between is in the logs, and
+    perhaps nowhere else."""
+    cluster = Cluster(4)
+    for node in cluster.up:
+        node.holds_merges = True
+    count = 10 * INTERVAL
+    assert count > 2 * (WINDOW + INTERVAL)
+    cluster.run(count)
+    assert {node.core.low_water_mark for node in cluster.up} == {count}
+    assert {node.state.durable_sequence for node in cluster.up} == {0}
+    for node in cluster.up:
+        node.crash()
+    for node in cluster.nodes.values():
+        node.holds_merges = False
+        node.start()
+    cluster.settle()
+    cluster.run(1, first=count + 1)
+    assert cluster.executed() == {count + 1}
+    assert {node.state.durable_sequence for node in cluster.up} == {count}
