@@ -67,7 +67,9 @@ def begin(core: Core, saved: SavedLog, nonce: bytes) -> None:
     elif core.settings.rejoin:
         _lose(core)
     else:
-        is_empty = saved == SavedLog() and core.state.durable_sequence == 0
+        # The first recall leaves a record when it is answered. Whatever else may be here by then
+        # was sent by peers, which heal a replica that does not know yet whether it lost something.
+        is_empty = rejoin is None
         core.recalling = Recalling(nonce, core.view, is_empty)
 
 

@@ -408,3 +408,22 @@ def test_a_primary_that_ignores_an_open_rejoin_is_replaced() -> None:
     solo.decide(1, solo.forge.batch(rejoin_of(solo, 3, 1)))
     solo.cluster.advance(3 * SECOND)
     assert solo.node.core.suspicion.mine
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_an_empty_directory_is_suspect_until_a_recall_was_answered(restarts: int) -> None:
+    """What peers send meanwhile is stored, and the next start finds it."""
+    solo = Solo()
+    node = solo.node
+    node.crash()
+    node.log, node.base = MemoryLog(), MemoryBase()
+    node.start()
+    stable = solo.forge.stable(INTERVAL, b"s" * 32)
+    for _ in range(restarts):
+        node.receive(0, stable)
+        node.restart()
+    for peer in (0, 2):
+        known = {"stable_sequence": INTERVAL, "checkpoints": stable.checkpoints}
+        tell(solo, peer, answer(solo, **known))
+    assert node.core.recalling is None
+    assert node.core.rejoining is not None
