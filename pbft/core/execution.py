@@ -23,7 +23,7 @@ from pbft.messages import (
     Request,
     VerifiedBatch,
 )
-from pbft.types import ReplicaId
+from pbft.types import ReplicaId, SequenceNumber
 
 CORE_DOMAIN = 0
 SESSIONS_DOMAIN = 1
@@ -48,7 +48,7 @@ def reload_replicated(core: Core) -> None:
         record = core.state.domain(CORE_DOMAIN).get(_rejoin_key(replica))
         if record is not None:
             incarnation, sequence, _ = _REJOIN.unpack(record[1])
-            core.incarnations[replica], core.rejoins[replica] = incarnation, sequence
+            _set_incarnation(core, replica, incarnation, sequence)
 
 
 def advance(core: Core) -> bool:
@@ -158,8 +158,16 @@ def _execute_rejoin(core: Core, sequence: int, replica: ReplicaId, incarnation: 
             return b"refused"
     value = _REJOIN.pack(incarnation, sequence, core.agreed_time_us)
     records.put(_rejoin_key(replica), 0, value)
-    core.incarnations[replica], core.rejoins[replica] = incarnation, sequence
+    _set_incarnation(core, replica, incarnation, sequence)
     return b"rejoined"
+
+
+def _set_incarnation(
+    core: Core, replica: ReplicaId, incarnation: int, sequence: SequenceNumber
+) -> None:
+    core.incarnations[replica], core.rejoins[replica] = incarnation, sequence
+    if replica != core.me:
+        core.view_change.forget_earlier(replica, incarnation)
 
 
 def _rejoin_key(replica: ReplicaId) -> bytes:

@@ -103,6 +103,14 @@ class ViewChangeState:
     executed_at_entry: SequenceNumber = 0
     """Last executed when the present view was entered."""
 
+    def forget_earlier(self, signer: ReplicaId, incarnation: int) -> None:
+        """What a peer signed before it lost its votes is void: it suspects nothing, joins nothing,
+        is no part of a new-view, and does not stand in the way of what it signs now."""
+        known = self.received.get(signer)
+        if known is not None and known.message.incarnation < incarnation:
+            del self.received[signer]
+            self.valid.pop(signer, None)
+
 
 @dataclass(slots=True)
 class Fetch:

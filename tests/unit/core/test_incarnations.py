@@ -2,10 +2,12 @@
 
 import pytest
 
+from pbft.core import suspicion
 from pbft.core.new_view import verify_new_view
 from pbft.core.view_change import check_view_change
 from pbft.errors import Reason, Rejected
-from pbft.messages import NewView, ViewChange
+from pbft.messages import REJOIN_OPERATION, NewView, Request, Signed, ViewChange
+from tests.harness.core_cluster import SECOND
 from tests.harness.core_forge import forge
 from tests.harness.core_solo import Solo
 
@@ -38,3 +40,53 @@ def test_a_view_change_of_an_older_incarnation_is_refused() -> None:
     core.incarnations[2] = 7
     assert check_view_change(core, view_change(6), 2) is Reason.BAD_VIEW_CHANGE
     assert check_view_change(core, view_change(7), 2) is None
+
+
+@pytest.fixture
+def rejoined() -> Solo:
+    """At replica 1: replica 2 signed a view-change for view 5, lost its votes, and rejoined."""
+    solo = Solo(4, me=1)
+    forge = solo.forge
+    solo.cluster.tell(1, forge.view_change(2, 5))
+    assert set(solo.node.core.view_change.received) == {2}
+    solo.decide(1, forge.batch(rejoin_of(solo, 2)))
+    assert solo.node.core.incarnations == {2: 77}
+    return solo
+
+
+def rejoin_of(solo: Solo, replica: int) -> Signed:
+    key = solo.forge.genesis.replicas[replica]
+    return solo.forge.sign(replica, Request(key, 77, 1, 0, 0, (REJOIN_OPERATION,)))
+
+
+def test_a_void_view_change_joins_no_view(rejoined: Solo) -> None:
+    """One liar and what an honest replica does not know any more are not f + 1."""
+    rejoined.cluster.tell(1, rejoined.forge.view_change(3, 5))
+    assert rejoined.node.core.view == 0
+
+
+def test_a_void_view_change_is_no_suspicion(rejoined: Solo) -> None:
+    rejoined.cluster.tell(1, rejoined.forge.status(2))
+    assert suspicion.suspecting(rejoined.node.core) == 0
+
+
+def test_a_void_view_change_makes_room_for_the_new_one(rejoined: Solo) -> None:
+    new = rejoined.forge.sign(2, ViewChange(5, 2, 77, 0, (), ()))
+    rejoined.cluster.tell(1, new)
+    assert rejoined.node.core.view_change.received[2].signed == new
+
+
+def test_no_new_view_is_made_of_a_view_change_that_became_void() -> None:
+    """Its certificates were verified before the rejoin of its signer was executed."""
+    solo = Solo(4, me=1)
+    world, core = solo.forge, solo.node.core
+    solo.node.submit(world.request(1))
+    solo.cluster.tell(1, world.status(2, suspects=True), world.view_change(2, 1))
+    solo.cluster.advance(3 * SECOND)
+    assert core.view == 1 and set(core.view_change.valid) == {1, 2}
+    solo.cluster.tell(1, world.committed(1, world.batch(rejoin_of(solo, 2))), sender=0)
+    assert core.incarnations == {2: 77}
+    solo.cluster.tell(1, world.view_change(0, 1))
+    assert not solo.node.sent(NewView)
+    solo.cluster.tell(1, world.sign(2, ViewChange(1, 2, 77, 0, (), ())))
+    assert len(solo.node.sent(NewView)) == 1
