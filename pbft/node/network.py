@@ -47,8 +47,8 @@ class Network:
         metrics: Metrics,
         log: EventLog,
         identity: TlsIdentity | None,
-        peer_limits: PeerLimits | None = None,
-        client_limits: ClientLimits | None = None,
+        peer_limits: PeerLimits,
+        client_limits: ClientLimits,
     ) -> None:
         """`identity` of None means plain text, towards peers and clients alike."""
         self._replica = replica
@@ -58,9 +58,9 @@ class Network:
         self._inbox = inbox
         self._metrics = metrics
         self._log = log
-        self._peer_limits = peer_limits or PeerLimits()
-        self._acceptor = PeerAcceptor(replica, genesis, verifier, self, self._peer_limits)
-        self._gateway = Gateway(replica, genesis, verifier, self, client_limits or ClientLimits())
+        self._peer_limits = peer_limits
+        self._acceptor = PeerAcceptor(replica, genesis, verifier, self, peer_limits)
+        self._gateway = Gateway(replica, genesis, verifier, self, client_limits)
         self._diallers: dict[ReplicaId, PeerDialler] = {}
         self._up: set[tuple[ReplicaId, Direction]] = set()
 

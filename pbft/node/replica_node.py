@@ -21,6 +21,7 @@ from pbft.crypto.verifier import Verifier
 from pbft.errors import ConfigurationError
 from pbft.garbage import collect_rarely
 from pbft.genesis import Genesis, parse_genesis
+from pbft.node import descriptors
 from pbft.node.admin import AdminListener
 from pbft.node.admin_tls import AdminSecurity
 from pbft.node.config import NodeConfiguration
@@ -148,6 +149,7 @@ class ReplicaNode:
             self._metrics,
             self._log,
             self._identity,
+            *descriptors.share(descriptors.raise_limit()),
         )
         log_worker, state_worker = WorkerThread("vote log"), WorkerThread("state")
         state_disk = StateDisk(state, state_worker, inbox.put_own, self._on_disk_failed)

@@ -71,6 +71,8 @@ class PeerLimits:
     """What waits for a peer to which there is no stream is dropped when it is older than this, at
     twice this at the latest. Whoever comes back is healed by what it lacks then; a backlog of old
     votes, each to be verified, would only keep it from that."""
+    connections: int = 256
+    """Whoever opens them: further ones are closed at once."""
     handshake_seconds: float = 5.0
     handshakes: int = 64
     """Streams whose Hello has not come yet ..."""
@@ -88,6 +90,8 @@ class PeerLimits:
 class ClientLimits:
     """Bounds on what one client, and all of them together, can make this replica hold or do."""
 
+    connections: int = 4_608
+    """Whoever opens them: further ones are closed at once. Most have one stream."""
     streams: int = 4_096
     streams_per_client: int = 8
     """Past their handshake; as many more may be in it."""

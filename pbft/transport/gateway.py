@@ -90,7 +90,11 @@ class Gateway:
         self._frame_bytes_max = genesis.limits.request_bytes + FRAME_BYTES
         """One request or one read as large as can be, and what envelopes and frame add; or a frame
         of smaller ones."""
-        options = server_options(message_bytes=self._frame_bytes_max + MIB, streams=256)
+        options = server_options(
+            connections=limits.connections,
+            streams=256,
+            message_bytes=self._frame_bytes_max + MIB,
+        )
         self._server = make_server("pbft.wire.Gateway", "Connect", self._connect, options)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 

@@ -43,18 +43,16 @@ CHANNEL_OPTIONS: Options = (
 )
 
 
-def server_options(*, message_bytes: int, streams: int) -> Options:
-    """Of a listener that receives messages of so many bytes at most, on so many streams of one
-    connection. Both are enforced before anything of ours sees the message or the stream.
+def server_options(*, connections: int, streams: int, message_bytes: int) -> Options:
+    """Of a listener that takes so many connections, with so many streams on each, and receives
+    messages of so many bytes at most. gRPC enforces them before anything of ours is asked.
 
-    The first is to be above what is refused by us, so that a message between the two can be
+    The last is to be above what is refused by us, so that a message between the two can be
     counted as OVERSIZE.
     """
     return (
         *_SERVER,
-        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.max_concurrent_streams", streams),
+        ("grpc.max_receive_message_length", message_bytes),
     )
-
-
-PEER_SERVER_OPTIONS = server_options(message_bytes=TRANSPORT_BYTES_MAX, streams=4)

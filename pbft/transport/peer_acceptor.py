@@ -8,10 +8,11 @@ from pbft.crypto.handshake import make_nonce
 from pbft.crypto.tls import TlsIdentity, replica_name
 from pbft.errors import Reason, Rejected
 from pbft.genesis import Genesis
+from pbft.limits import TRANSPORT_BYTES_MAX
 from pbft.messages import Role, Signed
 from pbft.transport.api import Direction, HelloVerifier, PeerLimits, PeerSink
 from pbft.transport.fault_budget import FaultBudget
-from pbft.transport.grpc_options import PEER_SERVER_OPTIONS
+from pbft.transport.grpc_options import server_options
 from pbft.transport.listener import (
     SHUTDOWN,
     SUPERSEDED,
@@ -65,7 +66,10 @@ class PeerAcceptor:
         }
         self._names = {replica_name(genesis.cluster_id, peer): peer for peer in self._peers}
         self._is_secure = False
-        self._server = make_server("pbft.wire.Peer", "Connect", self._connect, PEER_SERVER_OPTIONS)
+        options = server_options(
+            connections=limits.connections, streams=4, message_bytes=TRANSPORT_BYTES_MAX
+        )
+        self._server = make_server("pbft.wire.Peer", "Connect", self._connect, options)
 
     async def start(self, address: str, identity: TlsIdentity | None) -> int:
         """Listens and returns the port; an `identity` of None means plain text. Raises

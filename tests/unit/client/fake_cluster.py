@@ -160,7 +160,9 @@ class FakeReplica:
 
     async def start(self, port: int = 0) -> None:
         # A real replica's: else gRPC ends a stream that is pinged while nothing is said on it.
-        options = dict(server_options(message_bytes=TRANSPORT_BYTES_MAX, streams=256))
+        options = dict(
+            server_options(connections=256, streams=256, message_bytes=TRANSPORT_BYTES_MAX)
+        )
         options["grpc.max_send_message_length"] = -1
         server = aio.server(options=list(options.items()))
         handler: Any = grpc.stream_stream_rpc_method_handler(self._connect)

@@ -13,7 +13,7 @@ from pbft.limits import MIB
 from pbft.messages import BatchBytes, Hello, Role
 from pbft.transport import peer_dialler
 from pbft.transport.api import Direction, PeerLimits
-from pbft.transport.grpc_options import PEER_SERVER_OPTIONS
+from pbft.transport.grpc_options import server_options
 from pbft.transport.listener import Context, bind, make_server
 from pbft.transport.peer_dialler import PeerDialler
 from tests.unit.transport.support import (
@@ -187,7 +187,8 @@ def test_dialler_signs_no_challenge_of_another_replica() -> None:
             await context.write(encode_challenge(make_nonce(GENESIS.replicas[2])))
             received.append(await context.read())
 
-        server = make_server("pbft.wire.Peer", "Connect", relay, PEER_SERVER_OPTIONS)
+        options = server_options(connections=8, streams=4, message_bytes=MIB)
+        server = make_server("pbft.wire.Peer", "Connect", relay, options)
         port = bind(server, "127.0.0.1:0", None)
         await server.start()
         async with dialler(here, port):
