@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pbft.errors import ConfigurationError
+from pbft.quorum import MAX_REPLICAS, MIN_REPLICAS
 
 _FILES = ("genesis", "key", "certificate", "authority", "operator")
 _KEYS = {*_FILES, "insecure", "replicas"}
@@ -87,7 +88,7 @@ def load_cluster_file(path: Path) -> ClusterFile:
     insecure = document.get("insecure", False)
     if not isinstance(insecure, bool):
         raise ConfigurationError(f"insecure in {path} must be true or false")
-    return ClusterFile(
+    cluster = ClusterFile(
         genesis=_path(document, "genesis", path),
         replicas=tuple(_replica(table, index, path) for index, table in enumerate(replicas)),
         key=_optional_path(document, "key", path),
@@ -96,6 +97,11 @@ def load_cluster_file(path: Path) -> ClusterFile:
         operator=_optional_path(document, "operator", path),
         insecure=insecure,
     )
+    if not MIN_REPLICAS <= len(replicas) <= MAX_REPLICAS:
+        raise ConfigurationError(
+            f"{path} names {len(replicas)} replicas; a cluster has {MIN_REPLICAS} to {MAX_REPLICAS}"
+        )
+    return cluster
 
 
 def _quote(text: str) -> str:

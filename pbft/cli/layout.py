@@ -1,5 +1,6 @@
 """Where everything of a local cluster lies: DIR as `pbft testnet init` and `pbft up` make it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ MAIN_JOB_CLIENTS = range(1, 16)
 BENCH_CLIENTS_START = 16
 """`pbft bench` uses this key and those above it, so that it never shares a session with a
 command."""
+_REPLICA_DIRECTORY = re.compile("replica(0|[1-9][0-9]*)")
+"""Exactly the names that `replica_directory` makes: `replica03` would be replica 3 twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ class Layout:
         return self.cluster_file.exists()
 
     def replicas(self) -> list[int]:
-        """Indices of the replicas that have a directory here, ascending (reads the disk)."""
+        """Indices of the replicas that have a directory here, ascending (reads the disk). What is
+        named otherwise, such as a copy in `replica3.bak`, is no replica's."""
         names = (path.parent.name for path in self.directory.glob("replica*/replica.toml"))
-        return sorted(int(name.removeprefix("replica")) for name in names)
+        matches = (_REPLICA_DIRECTORY.fullmatch(name) for name in names)
+        return sorted(int(match[1]) for match in matches if match is not None)

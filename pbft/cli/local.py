@@ -63,12 +63,25 @@ def down(directory: Path, output: str) -> None:
 
 
 def open_or_create(directory: Path, replicas: int | None) -> LocalCluster:
-    """The local cluster in `directory`, made first (data directories included) if it is new."""
+    """The local cluster in `directory`, made first (data directories included) if it is new.
+
+    Raises CommandFailed if it has another number of replicas, or not all of them are here, and
+    ConfigurationError if its cluster.toml cannot be used.
+    """
     from pbft.cli.testnet import create_testnet
+    from pbft_client.cluster_file import load_cluster_file
 
     if not Layout(directory).exists():
         create_testnet(directory, replicas or REPLICAS_DEFAULT, initialise_storage=True)
     cluster = LocalCluster(directory)
+    # Before anything is started: with a wrong file nobody could tell whether the replicas serve.
+    named = len(load_cluster_file(cluster.layout.cluster_file).replicas)
+    if cluster.replicas != list(range(named)):
+        found = ", ".join(map(str, cluster.replicas)) or "none"
+        raise CommandFailed(
+            f"{cluster.layout.cluster_file} names {named} replicas, 0 to {named - 1}, but the "
+            f"replicas with a directory beside it are: {found}"
+        )
     if replicas is not None and replicas != len(cluster.replicas):
         raise CommandFailed(
             f"{directory} holds a cluster of {len(cluster.replicas)} replicas, and their number "

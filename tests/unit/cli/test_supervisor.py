@@ -15,6 +15,7 @@ from pbft.cli.layout import Layout
 from pbft.cli.main import run
 from pbft.cli.process_table import ProcessRecord, ProcessState
 from pbft.cli.supervisor import LocalCluster
+from pbft_client.cluster_file import ClusterFile, ReplicaAddresses, dump_cluster_file
 
 STAND_IN = """
 import json, os, signal, sys, time
@@ -131,6 +132,38 @@ def test_what_is_not_there_is_named(cluster: LocalCluster, tmp_path: Path) -> No
         cluster.start(7)
     with pytest.raises(CommandFailed, match="pbft up --dir"):
         LocalCluster(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["replica1.bak", "replica", "replica01", "replica-1", "replicas"])
+def test_a_directory_named_otherwise_is_no_replicas(cluster: LocalCluster, name: str) -> None:
+    copy = cluster.layout.directory / name
+    copy.mkdir()
+    (copy / "replica.toml").touch()
+    assert LocalCluster(cluster.layout.directory).replicas == [0, 1]
+    assert run(["down", "--dir", str(cluster.layout.directory)]) == 0
+
+
+def test_up_names_a_cluster_file_that_is_unusable(
+    cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["up", "--dir", str(cluster.layout.directory)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"error: {cluster.layout.cluster_file} lacks the key: genesis\n"
+    assert cluster.running() == []
+
+
+def test_up_names_the_replicas_that_are_not_there(
+    cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replicas = (ReplicaAddresses("127.0.0.1:1"),) * 4
+    text = dump_cluster_file(ClusterFile(Path("genesis.toml"), replicas), Path())
+    cluster.layout.cluster_file.write_text(text)
+    assert run(["up", "--dir", str(cluster.layout.directory)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {cluster.layout.cluster_file} names 4 replicas, 0 to 3, but")
+    assert said.endswith("are: 0, 1\n")
+    assert cluster.running() == []
 
 
 def test_the_log_tail_is_the_end_of_the_log(cluster: LocalCluster) -> None:

@@ -84,6 +84,8 @@ def test_a_cluster_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
         replicas=(
             ReplicaAddresses("127.0.0.1:7001", "127.0.0.1:7002"),
             ReplicaAddresses("[::1]:7003"),
+            ReplicaAddresses("127.0.0.1:7004"),
+            ReplicaAddresses("127.0.0.1:7005"),
         ),
         key=tmp_path / 'clients"' / "0.key",
         certificate=Path("/elsewhere/client.pem"),
@@ -113,6 +115,8 @@ def test_a_cluster_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ('genesis = "g"\n[[replicas]]\nclient = ":1"', "must be host:port"),
         ('genesis = "g"\n[[replicas]]\nclient = "a:70000"', "must be host:port"),
         ('genesis = "g"\n[[replicas]]\nadmin = "a:1"', "client in replica 0"),
+        ('genesis = "g"' + 3 * '\n[[replicas]]\nclient = "a:1"', "names 3 replicas; .* 4 to 31"),
+        ('genesis = "g"' + 32 * '\n[[replicas]]\nclient = "a:1"', "names 32 replicas; .* 4 to 31"),
     ],
 )
 def test_a_wrong_cluster_file_is_refused_by_name(tmp_path: Path, text: str, complaint: str) -> None:
