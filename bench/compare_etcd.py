@@ -30,6 +30,7 @@ from pbft.cli.load import (
     preload,
     run_load,
 )
+from pbft.cli.options import Seconds
 from pbft.cli.output import FORMATS, print_table
 from pbft.garbage import collect_rarely
 from pbft.grpc_environment import grpc
@@ -49,7 +50,7 @@ class Round:
 
 @click.command()
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="Per measurement.")
+@click.option("--seconds", type=Seconds(), default=10.0, show_default=True, help="Per measurement.")
 @click.option("--in-flight", "loads", type=int, multiple=True, default=(1, 64, 256, 1024))
 @click.option("--value-size", type=int, default=100, show_default=True)
 @click.option(

@@ -8,6 +8,7 @@ import click
 from bench.local_cluster import fresh_cluster
 from pbft.cli.bench import measure
 from pbft.cli.load import Plan, Workload
+from pbft.cli.options import Seconds
 from pbft.cli.output import FORMATS, print_table
 from pbft.garbage import collect_rarely
 
@@ -23,7 +24,7 @@ PLANS = (
 
 
 @click.command()
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="Per measurement.")
+@click.option("--seconds", type=Seconds(), default=10.0, show_default=True, help="Per measurement.")
 @click.option("-w", "output", type=click.Choice(FORMATS), default="table")
 def main(seconds: float, output: str) -> None:
     """Measure a fresh cluster of four replicas on this machine."""

@@ -44,9 +44,10 @@ _FAST: dict[str, Consistency | None] = {
 class Client:
     """Many calls in flight at once are the normal case: calls that wait together travel together.
 
-    Every call takes `timeout` in seconds (None: the client's default), and ends with its result,
-    with one of pbft_client.errors, or cancelled; `may_take_effect(error)` tells a definite failure
-    from an unknown outcome. Not thread-safe; SyncClient is.
+    Every call takes `timeout` in seconds (None: the client's default; InvalidCall if it is not
+    finite), and ends with its result, with one of pbft_client.errors, or cancelled;
+    `may_take_effect(error)` tells a definite failure from an unknown outcome. Not thread-safe;
+    SyncClient is.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -69,7 +70,8 @@ class Client:
         `certificate`: its TLS certificate with the private key of that, by default the one that
         cluster.toml names, or for another key the file beside it that ends in .pem. `timeout`:
         seconds until enough replicas must be connected.
-        Raises ConfigurationError, or TooFewAnswers if too few replicas can be reached.
+        Raises ConfigurationError, TooFewAnswers if too few replicas can be reached, or InvalidCall
+        if `timeout` is not finite.
         """
         if not isinstance(cluster, ClusterFile):
             cluster = load_cluster_file(Path(cluster))

@@ -10,12 +10,21 @@ import heapq
 from typing import Generic, TypeVar
 
 from pbft.types import Micros
+from pbft_client.errors import InvalidCall
 
 _SLOT_BITS_MIN = 13
 """Slots of about 8 ms at least."""
 _PRECISION_BITS = 6
 
 Item = TypeVar("Item")
+
+
+def timeout_us(seconds: float) -> Micros:
+    """A timeout in microseconds; 0 for what is below. Raises InvalidCall if it is not finite."""
+    try:
+        return max(0, int(seconds * 1_000_000))
+    except (OverflowError, ValueError) as error:
+        raise InvalidCall(f"timeout must be a finite number of seconds, not {seconds}") from error
 
 
 class Deadlines(Generic[Item]):

@@ -31,7 +31,7 @@ from pbft.messages import (
 )
 from pbft.types import Instant, Micros, ReplicaId
 from pbft_client.collector import Decision
-from pbft_client.deadlines import Deadlines
+from pbft_client.deadlines import Deadlines, timeout_us
 from pbft_client.envelope import EnvelopeOpener, ReadEnvelope
 from pbft_client.errors import (
     Answers,
@@ -62,7 +62,7 @@ class ClientSettings:
     session: SessionSettings = field(default_factory=SessionSettings)
     reads: ReadSettings = field(default_factory=ReadSettings)
     timeout_seconds: float = 10.0
-    """Of a call that names none."""
+    """Of a call that names none; finite."""
     close_seconds: float = 1.0
     """How long `close` waits for the closing request to be executed."""
 
@@ -134,11 +134,11 @@ class Engine:
         + 1 are.
 
         Raises TooFewAnswers if that is not so in time, or if it never will be because too many
-        replicas refuse this client.
+        replicas refuse this client, and InvalidCall if the timeout is not finite.
         """
+        end = self._loop.time() + timeout_us(timeout_seconds) / 1_000_000
         for link in self._links:
             link.start()
-        end = self._loop.time() + timeout_seconds
         while not self._is_connected():
             self._link_news.clear()
             remaining = end - self._loop.time()
@@ -175,10 +175,10 @@ class Engine:
                 f"the operation has {len(operation)} bytes; at most {self._operation_bytes_max} "
                 "are allowed"
             )
-        call = PendingCall(operation, self._loop.create_future(), changes, exhausted)
         timeout = self._settings.timeout_seconds if timeout_seconds is None else timeout_seconds
-        timeout_us = max(0, int(timeout * 1_000_000))
-        call.slot = self._deadlines.add(call, time.monotonic_ns() // 1000, timeout_us)
+        within_us = timeout_us(timeout)
+        call = PendingCall(operation, self._loop.create_future(), changes, exhausted)
+        call.slot = self._deadlines.add(call, time.monotonic_ns() // 1000, within_us)
         if consistency is None:
             call.owner = self.session
             self.session.enqueue(call)

@@ -10,7 +10,7 @@ import click
 
 from pbft.cli.failure import CommandFailed
 from pbft.cli.layout import BENCH_CLIENTS_START, Layout
-from pbft.cli.options import cluster_option, format_option
+from pbft.cli.options import Seconds, cluster_option, format_option
 from pbft.cli.output import print_json, print_table, say
 from pbft.cli.supervisor import LocalCluster
 
@@ -71,7 +71,7 @@ class Cpu:
 )
 @click.option(
     "--duration",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     default=10.0,
     show_default=True,
     metavar="SECONDS",

@@ -15,7 +15,7 @@ import click
 from pbft.cli.failure import CommandFailed
 from pbft.cli.layout import MAIN_JOB_CLIENTS
 from pbft.cli.local import open_or_create, say_next_steps, until_serving
-from pbft.cli.options import directory_option, format_option
+from pbft.cli.options import Seconds, directory_option, format_option
 from pbft.cli.output import print_json, print_table, say
 from pbft.cli.supervisor import LocalCluster
 
@@ -61,7 +61,7 @@ class Scene:
 @click.command(hidden=True)
 @directory_option
 @click.option("--kills", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--seconds", type=float, default=4.0, show_default=True, help="With each liar.")
+@click.option("--seconds", type=Seconds(), default=4.0, show_default=True, help="With each liar.")
 @format_option
 def main_job(directory: Path, kills: int, seconds: float, output: str) -> int:
     """Run the main job: requests go on while replicas are killed and corrupted."""

@@ -1,5 +1,6 @@
 """Options that several commands share, so that they are spelled and explained alike."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,22 @@ from pbft.cli.layout import DEFAULT_CLUSTER_FILE, DEFAULT_DIRECTORY
 from pbft.cli.output import FORMATS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Seconds(click.FloatRange):
+    """A time above 0 that ends: `inf` and `nan` are numbers too, but no clock gets there."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number of seconds. Raises BadParameter, as for any other wrong value."""
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds * 1e9):
+            self.fail(f"{value} seconds are no finite number of nanoseconds.", param, ctx)
+        return seconds
 
 
 def format_option(command: Command) -> Command:
@@ -56,7 +73,7 @@ def timeout_option(command: Command) -> Command:
     return click.option(
         "--timeout",
         "timeout_seconds",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Seconds(),
         default=10.0,
         envvar="PBFT_TIMEOUT",
         show_default=True,

@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from pbft.cli import exit_codes
 from pbft.cli.failure import CommandFailed, TooFewReplicas, describe_failure
-from pbft.cli.main import COMMANDS, run
+from pbft.cli.main import COMMANDS, cli, run
 from pbft.errors import ConfigurationError
 
 HEAVY = (
@@ -50,6 +52,26 @@ def test_help_lists_every_command_that_is_meant_for_people(
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"]) == exit_codes.OK
     assert f"Usage: pbft {name}" in capsys.readouterr().out
+
+
+def options_of(command: click.Command) -> Iterator[click.Parameter]:
+    """Those of the command and of all below it."""
+    yield from command.params
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            below = command.get_command(click.Context(command), name)
+            assert below is not None
+            yield from options_of(below)
+
+
+def test_no_option_takes_a_number_that_is_not_finite() -> None:
+    numbers = [one for one in options_of(cli) if isinstance(one.type, type(click.FLOAT))]
+    assert {one.name for one in numbers} == {"timeout_seconds", "duration", "seconds"}
+    for option in numbers:
+        for text in ("inf", "nan", "1e303", "0"):
+            with pytest.raises(click.BadParameter):
+                option.type.convert(text, option, None)
+        assert option.type.convert("1e9", option, None) == 1e9
 
 
 @pytest.mark.parametrize(

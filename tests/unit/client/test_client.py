@@ -2,6 +2,8 @@
 
 import asyncio
 import functools
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -383,6 +385,27 @@ async def test_a_wrong_configuration_is_told(tmp_path: Path) -> None:
         (tmp_path / "genesis.toml").unlink()
         with pytest.raises(ConfigurationError, match="cannot read the genesis"):
             await Client.connect(cluster.file)
+
+
+@in_loop
+async def test_a_timeout_that_is_not_finite_is_refused_before_anything_is_sent(
+    tmp_path: Path,
+) -> None:
+    async with FakeCluster(tmp_path) as cluster:
+        for seconds in (math.inf, -math.inf, math.nan, 1e303):
+            with pytest.raises(InvalidCall, match=f"finite .* not {re.escape(str(seconds))}"):
+                await Client.connect(cluster.file, timeout=seconds)
+        async with await cluster.connect() as client:
+            for seconds in (math.inf, -math.inf, math.nan, 1e303):
+                with pytest.raises(InvalidCall, match=f"finite .* not {re.escape(str(seconds))}"):
+                    await client.put(b"k", b"v", timeout=seconds)
+                with pytest.raises(InvalidCall, match=f"finite .* not {re.escape(str(seconds))}"):
+                    await client.get(b"k", timeout=seconds)
+            assert not any(replica.submits or replica.reads for replica in cluster.replicas)
+            assert await client.put(b"k", b"v", timeout=1e9)
+        async with await cluster.connect(timeout_seconds=math.inf) as client:
+            with pytest.raises(InvalidCall, match="finite number of seconds"):
+                await client.put(b"k", b"v")
 
 
 @in_loop
