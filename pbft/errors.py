@@ -53,3 +53,9 @@ class Rejected(PbftError):
 
 class ConfigurationError(PbftError):
     """A file, flag or directory is not usable; the text says which and what to do."""
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey (control characters, ends of lines): for words
+    of somebody else that go into an error or onto a screen."""
+    return "".join(character for character in text if character.isprintable())

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pbft.errors import PbftError
+from pbft.errors import PbftError, printable
 from pbft.types import ReplicaId
 
 
@@ -26,7 +26,8 @@ class Answers:
     matching: int = 0
     """The most answers that agreed with each other."""
     troubles: Mapping[ReplicaId, str] = field(default_factory=dict)
-    """What is known about each replica that did not answer."""
+    """What is known about each replica that did not answer; may hold words of its own, which the
+    text of the error shows without what a terminal would obey."""
 
     def __str__(self) -> str:
         parts = [
@@ -38,7 +39,7 @@ class Answers:
         for replica in range(self.replicas):
             if replica not in self.answered:
                 trouble = self.troubles.get(replica, "did not answer")
-                parts.append(f"replica {replica} {trouble}")
+                parts.append(f"replica {replica} {printable(trouble)}")
         return ", ".join(parts)
 
 

@@ -1,17 +1,23 @@
 """What the replicas say about themselves on their admin listeners. Each speaks for itself alone:
-nothing here is verified by a quorum.
+nothing here is verified by a quorum, and a corrupt one may answer with anything, or for ever.
 """
 
+import io
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbft.cli.failure import CommandFailed
+from pbft.cli.untrusted import number_of, parse_json, text_of, texts_of
 
 if TYPE_CHECKING:
+    import socket
     import ssl
+
+    from _typeshed import WriteableBuffer
 
 ANSWER_SECONDS = 2.0
 COMMAND_SECONDS = 10.0
@@ -53,7 +59,8 @@ def admin_addresses(cluster_file: Path) -> list[str]:
 
 
 def get(address: str, path: str, timeout_seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
-    """One HTTP GET: status code and body. Raises OSError if nobody answers as HTTP in time."""
+    """One HTTP GET: status code and body. Raises OSError if nobody answers as HTTP, within
+    ANSWER_BYTES_MAX, in `timeout_seconds` for all of it."""
     return _request(address, "GET", path, timeout_seconds)
 
 
@@ -94,6 +101,7 @@ def _request(
     """`security`: how to do TLS, and what the other end must be called."""
     import http.client
 
+    deadline = time.monotonic() + timeout_seconds
     host, _, port = address.rpartition(":")
     connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_seconds)
     try:
@@ -103,19 +111,47 @@ def _request(
             connection.sock = context.wrap_socket(connection.sock, server_hostname=name)
         headers = {} if body is None else {"Content-Type": "application/json"}
         connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        return response.status, response.read(ANSWER_BYTES_MAX)
+        # Not by `getresponse`: it would wait anew for each byte, head and body alike.
+        response = http.client.HTTPResponse(connection.sock, method=method)
+        response.fp = io.BufferedReader(_UntilDeadline(connection.sock, deadline))
+        response.begin()
+        answer = response.read(ANSWER_BYTES_MAX + 1)
     except http.client.HTTPException as error:
         raise ConnectionError(f"{address} does not speak HTTP") from error
     finally:
         connection.close()
+    if len(answer) > ANSWER_BYTES_MAX:
+        raise ConnectionError(f"{address} answers with more than {ANSWER_BYTES_MAX} bytes")
+    return response.status, answer
+
+
+class _UntilDeadline(io.RawIOBase):
+    """What comes from a socket until one moment, however it comes: a timeout of the socket's own
+    begins again with every byte."""
+
+    def __init__(self, connection: "socket.socket", deadline: float) -> None:
+        """`deadline`: on the monotonic clock, in seconds."""
+        self._connection = connection
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """See RawIOBase. Raises TimeoutError when the time is up."""
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError("no whole answer in time")
+        self._connection.settimeout(remaining)
+        return self._connection.recv_into(buffer)
 
 
 def fetch_status(replica: int, address: str) -> ReplicaStatus:
     """The status of one replica; not reachable if it does not answer with what it should."""
     try:
         code, body = get(address, "/status")
-        document = json.loads(body)
+        document = parse_json(body)
     except (OSError, ValueError):
         return ReplicaStatus(replica, reachable=False)
     if code != 200 or not isinstance(document, dict) or document.get("replica") != replica:
@@ -123,14 +159,14 @@ def fetch_status(replica: int, address: str) -> ReplicaStatus:
     return ReplicaStatus(
         replica,
         reachable=True,
-        role=_typed(document, "role", str),
-        view=_typed(document, "view", int),
-        mode=_typed(document, "mode", str),
-        low_water_mark=_typed(document, "low_water_mark", int),
-        executed=_typed(document, "executed", int),
-        state_digest=_typed(document, "state_digest", str) or None,
-        faults=_typed(document, "faults", list),
-        state_digest_sequence=_typed(document, "state_digest_sequence", int),
+        role=text_of(document, "role"),
+        view=number_of(document, "view"),
+        mode=text_of(document, "mode"),
+        low_water_mark=number_of(document, "low_water_mark"),
+        executed=number_of(document, "executed"),
+        state_digest=text_of(document, "state_digest") or None,
+        faults=texts_of(document, "faults"),
+        state_digest_sequence=number_of(document, "state_digest_sequence"),
     )
 
 
@@ -140,8 +176,3 @@ def fetch_statuses(addresses: Sequence[str]) -> list[ReplicaStatus]:
 
     with ThreadPoolExecutor(max_workers=len(addresses)) as pool:
         return list(pool.map(fetch_status, range(len(addresses)), addresses))
-
-
-def _typed(document: dict[str, Any], name: str, kind: type[Any]) -> Any:
-    value = document.get(name)
-    return value if isinstance(value, kind) else None

@@ -2,7 +2,6 @@
 list, set and clear make a replica misbehave that allows it (operations.md section 6).
 """
 
-import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,15 @@ from pbft.cli.options import cluster_option, directory_option, format_option
 from pbft.cli.output import print_json, print_table, say
 from pbft.cli.process_table import ProcessState
 from pbft.cli.supervisor import LocalCluster
+from pbft.cli.untrusted import (
+    LIST_MAX,
+    TEXT_MAX,
+    items_of,
+    number_of,
+    parse_json,
+    text_of,
+)
+from pbft.errors import printable
 
 BEHAVIOURS: dict[str, tuple[str, str]] = {
     "silent": ("", "says nothing to anybody"),
@@ -37,6 +45,8 @@ BEHAVIOURS: dict[str, tuple[str, str]] = {
 }
 """Options with their defaults, and what it does, by name. Every behaviour that acts at once also
 takes share=PERCENT: how many of its opportunities it takes."""
+WHY_CHARACTERS = 1_000
+"""Of the reason that a replica gives for a refusal."""
 
 replica_argument = click.argument("replica", type=click.IntRange(min=0))
 
@@ -106,9 +116,11 @@ def list_command(cluster_file: Path, output: str) -> None:
     for replica, address in enumerate(admin_addresses(cluster_file)):
         try:
             code, body = get(address, "/faults")
+            reports.append(_answer(replica, code, body))
         except OSError:
             continue
-        reports.append(_answer(replica, code, body))
+        except CommandFailed as error:
+            say(str(error))
     if not reports:
         raise TooFewReplicas("no replica answers: `pbft up` starts them")
     if output == "json":
@@ -211,15 +223,33 @@ def _client_key(number: int, cluster_file: Path) -> str:
 
 
 def _answer(replica: int, code: int, body: bytes) -> dict[str, Any]:
-    """The document that a replica answered with. Raises CommandFailed if it refused."""
+    """The report that a replica answered with. Raises CommandFailed if it refused, or answered
+    with something else."""
     try:
-        document = json.loads(body)
+        document = parse_json(body)
     except ValueError:
         document = None
     if code != 200 or not isinstance(document, dict):
         why = document.get("error") if isinstance(document, dict) else None
-        raise CommandFailed(f"replica {replica}: {why or f'HTTP status {code}'}")
-    return document
+        told = printable(why[:WHY_CHARACTERS]) if isinstance(why, str) else ""
+        raise CommandFailed(f"replica {replica}: {told or f'HTTP status {code}'}")
+    faults = [_fault(one) for one in items_of(document, "faults") or () if isinstance(one, dict)]
+    return {"replica": replica, "allowed": document.get("allowed") is True, "faults": faults}
+
+
+def _fault(document: dict[str, Any]) -> dict[str, Any]:
+    """One fault of a report, its fields of the right types."""
+    options = document.get("options")
+    if not isinstance(options, dict):
+        options = {}
+    return {
+        "behaviour": text_of(document, "behaviour"),
+        "options": {
+            printable(name[:TEXT_MAX]): text_of(options, name) for name in list(options)[:LIST_MAX]
+        },
+        "when": text_of(document, "when"),
+        "acted": number_of(document, "acted"),
+    }
 
 
 def _print_reports(reports: list[dict[str, Any]]) -> None:

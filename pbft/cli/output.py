@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import click
 
+from pbft.errors import printable
+
 FORMATS = ("table", "json")
 
 
@@ -34,14 +36,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def show(cell: object) -> str:
-    """A cell as text: a missing value is a dash, a list its items, a truth value a word."""
+    """A cell as text: a missing value is a dash, a list its items, a truth value a word. It holds
+    nothing that a terminal would obey, wherever it comes from."""
     if cell is None:
         return "-"
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, list | tuple):
         return ", ".join(show(item) for item in cell) or "-"
-    return str(cell)
+    return printable(str(cell))
 
 
 def say(text: str) -> None:

@@ -5,18 +5,22 @@ everything is checked for its type here, and no number of a single replica decid
 the others (pbft.cli.top.model).
 """
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pbft.cli.process_table import ProcessState
+from pbft.cli.untrusted import (
+    LIST_MAX,
+    TEXT_MAX,
+    is_count,
+    items_of,
+    number_of,
+    parse_json,
+    text_of,
+    texts_of,
+)
+from pbft.errors import printable
 from pbft.node.event_stream import Entry
-
-NUMBER_MAX = 2**53
-"""Beyond, a number is nonsense and not a view, a sequence or a time."""
-TEXT_MAX = 80
-"""Characters kept of a text that a replica tells."""
-LIST_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +92,14 @@ def parse_status(document: object) -> Status | None:
         pending_requests=_number(document, "pending_requests"),
         clients_connected=_number(document, "clients_connected"),
         operations=_number(document, "operations"),
-        peers_connected=tuple(one for one in _list(document, "peers_connected") if _is_count(one)),
-        faults=tuple(str(one)[:TEXT_MAX] for one in _list(document, "faults")),
+        peers_connected=tuple(
+            one for one in items_of(document, "peers_connected") or () if is_count(one)
+        ),
+        faults=tuple(texts_of(document, "faults") or ()),
         rejections={
-            str(reason)[:TEXT_MAX]: count
+            printable(reason[:TEXT_MAX]): count
             for reason, count in list(rejections.items())[:LIST_MAX]
-            if _is_count(count)
+            if is_count(count)
         }
         if isinstance(rejections, dict)
         else {},
@@ -114,7 +120,7 @@ class Page:
 def parse_page(body: bytes) -> Page | None:
     """The page in a body of JSON lines; None if it is something else. Odd entries are left out."""
     try:
-        head, *lines = [json.loads(line) for line in body.splitlines()]
+        head, *lines = [parse_json(line) for line in body.splitlines()]
     except ValueError:
         return None
     if not isinstance(head, dict):
@@ -130,7 +136,7 @@ def parse_page(body: bytes) -> Page | None:
 
 def _entry(document: dict[str, Any]) -> Entry | None:
     names = ("number", "at_us", "view", "sequence", "value")
-    if not all(_is_count(document.get(name)) for name in names):
+    if not all(is_count(document.get(name)) for name in names):
         return None
     return Entry(
         number=document["number"],
@@ -143,23 +149,9 @@ def _entry(document: dict[str, Any]) -> Entry | None:
     )
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= NUMBER_MAX
-
-
 def _number(document: dict[str, Any], name: str) -> int:
-    value = document.get(name)
-    return value if isinstance(value, int) and _is_count(value) else 0
+    return number_of(document, name) or 0
 
 
 def _text(document: dict[str, Any], name: str) -> str:
-    """Printable, short, in one line: it goes to a terminal."""
-    value = document.get(name)
-    if not isinstance(value, str):
-        return ""
-    return "".join(character for character in value[:TEXT_MAX] if character.isprintable())
-
-
-def _list(document: dict[str, Any], name: str) -> list[Any]:
-    value = document.get(name)
-    return value[:LIST_MAX] if isinstance(value, list) else []
+    return text_of(document, name) or ""

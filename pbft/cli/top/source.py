@@ -1,6 +1,5 @@
 """Where readings come from, and what can be done to a replica from here."""
 
-import json
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pbft.cli.layout import Layout
 from pbft.cli.process_table import ProcessState
 from pbft.cli.supervisor import LocalCluster
 from pbft.cli.top.reading import Reading, parse_page, parse_status
+from pbft.cli.untrusted import parse_json
 
 ANSWER_SECONDS = 1.0
 
@@ -70,7 +70,7 @@ class LiveSource:
         address = self._addresses[replica]
         try:
             code, body = get(address, "/status", ANSWER_SECONDS)
-            status = parse_status(json.loads(body)) if code == 200 else None
+            status = parse_status(parse_json(body)) if code == 200 else None
             path = f"/events?since={self._since[replica]}"
             page = parse_page(get(address, path, ANSWER_SECONDS)[1])
             if page is not None and self._runs[replica] not in ("", page.run):

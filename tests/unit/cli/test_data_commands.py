@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from pbft.cli import exit_codes
-from pbft.cli.admin import ReplicaStatus
+from pbft.cli.admin import ANSWER_BYTES_MAX, ReplicaStatus
 from pbft.cli.cluster import digests_differ
+from pbft.cli.failure import CommandFailed
+from pbft.cli.fault import _answer
 from pbft.cli.kv import _document, _shown
 from pbft.cli.main import run
 from pbft.cli.output import show
@@ -102,7 +104,8 @@ def test_sim_names_an_unknown_fault(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 class Admins:
-    """Stand-ins for the admin listeners of four replicas."""
+    """Stand-ins for the admin listeners of four replicas. A status that is bytes is sent as it
+    is."""
 
     def __init__(self, directory: Path) -> None:
         self.statuses: dict[int, Any] = {i: {"replica": i} for i in range(4)}
@@ -122,7 +125,8 @@ class Admins:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 fit = self.path != "/readyz" or replica in admins.ready
-                body = json.dumps(admins.statuses[replica]).encode()
+                status = admins.statuses[replica]
+                body = status if isinstance(status, bytes) else json.dumps(status).encode()
                 self.send_response(200 if fit else 503)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -184,23 +188,79 @@ def test_status_has_its_fixed_fields(admins: Admins, capsys: pytest.CaptureFixtu
     }
 
 
-@pytest.mark.parametrize("nonsense", [[], {"replica": 9}, "x", {"view": 1}])
+@pytest.mark.parametrize(
+    "nonsense",
+    [[], {"replica": 9}, "x", {"view": 1}, b"[" * 200_000, b"\xff", b" " * ANSWER_BYTES_MAX + b"1"],
+)
 def test_who_answers_nonsense_is_not_reachable(
     admins: Admins, capsys: pytest.CaptureFixture[str], nonsense: object
 ) -> None:
     admins.statuses[1] = nonsense
     code, rows = run_json(["cluster", "status"], admins, capsys)
     assert code == exit_codes.OK
-    assert rows[1]["reachable"] is False
+    assert [row["reachable"] for row in rows] == [True, False, True, True]
     assert rows[1]["view"] is None
 
 
 def test_fields_of_a_wrong_type_are_missing(
     admins: Admins, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    admins.statuses[2] = {"replica": 2, "view": "high", "faults": 1}
+    admins.statuses[2] = {"replica": 2, "view": "high", "executed": 10**4_000, "faults": 1}
     _, rows = run_json(["cluster", "status"], admins, capsys)
     assert (rows[2]["reachable"], rows[2]["view"], rows[2]["faults"]) == (True, None, None)
+    assert rows[2]["executed"] is None
+
+
+NESTED = b'{"replica": 2, "faults": %s"silent"%s}' % (b"[" * 400, b"]" * 400)
+"""Not so deep that it could not be read, but too deep to be walked through."""
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        NESTED,
+        {"replica": 2, "role": "prim\x1b]0;owned\x07\x1b[2Jary\n\ud800", "faults": ["\x1b[2J"]},
+        {"replica": 2, "state_digest": "\x1b[2J", "state_digest_sequence": 1, "mode": "x" * 9_999},
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "hash"])
+def test_no_replica_commands_the_terminal(
+    admins: Admins, capsys: pytest.CaptureFixture[str], command: str, status: object
+) -> None:
+    admins.statuses[2] = status
+    assert run(["cluster", command, "--cluster", str(admins.cluster_file)]) == exit_codes.OK
+    shown = capsys.readouterr().out
+    assert all(one.isprintable() for one in shown.splitlines())
+    assert len(shown) < 2_000
+    assert len(shown.splitlines()) == 5
+
+
+def test_who_reports_odd_faults_is_shown_without_harm(
+    admins: Admins, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = {"behaviour": "\x1b[2J", "options": {"\x1bms": 5, "share": "1\x07"}, "acted": -1}
+    admins.statuses[0] = {"replica": 0, "allowed": True, "faults": [odd, 7]}
+    admins.statuses[1] = []
+    admins.statuses[2] = b"[" * 200_000
+    code, document = run_json(["fault", "list"], admins, capsys)
+    assert code == exit_codes.OK
+    options = {"ms": None, "share": "1"}
+    shown = {"behaviour": "[2J", "options": options, "when": None, "acted": None}
+    assert document["replicas"] == [
+        {"replica": 0, "allowed": True, "faults": [shown]},
+        {"replica": 3, "allowed": False, "faults": []},
+    ]
+    assert run(["fault", "list", "--cluster", str(admins.cluster_file)]) == exit_codes.OK
+    captured = capsys.readouterr()
+    assert all(one.isprintable() for one in captured.out.splitlines())
+    assert captured.err.startswith("replica 1: HTTP status 200\nreplica 2: HTTP status 200\n")
+
+
+def test_the_reason_of_a_refusal_is_made_printable() -> None:
+    body = json.dumps({"error": "no\x1b[2J" + "x" * 9_999}).encode()
+    with pytest.raises(CommandFailed, match=r"^replica 3: no\[2Jx+$") as caught:
+        _answer(3, 400, body)
+    assert len(str(caught.value)) < 1_100
 
 
 def test_health_needs_a_quorum_of_ready_replicas(

@@ -14,7 +14,7 @@ import pbft_client
 from pbft.errors import ConfigurationError, Reason, Rejected
 from pbft.grpc_environment import aio, grpc
 from pbft.limits import ProtocolLimits
-from pbft.messages import Kind, Prepare, Replies
+from pbft.messages import Kind, Prepare, Refusal, Replies
 from pbft.service.kv.store import KeyValueStore
 from pbft.wire import kv_pb2
 from pbft_client import kv
@@ -31,8 +31,10 @@ from pbft_client.errors import (
     DefiniteFailure,
     OutcomeUnknown,
     ServiceError,
+    TooFewAnswers,
     may_take_effect,
 )
+from pbft_client.gathering import Carrier
 from pbft_client.link import describe_rejection, describe_rpc_error
 from pbft_client.results import Execution, PutResult
 from tests.harness.records import DictState
@@ -124,6 +126,14 @@ def test_a_wrong_cluster_file_is_refused_by_name(tmp_path: Path, text: str, comp
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigurationError, match=complaint):
         load_cluster_file(file)
+
+
+def test_what_a_replica_says_does_not_command_the_terminal() -> None:
+    carrier = Carrier([])
+    carrier.note_refusal(1, Refusal(1, 1, "\x1b[2J\x1b]0;owned\x07no\nmore"))
+    told = str(TooFewAnswers("no answer", carrier.answers(4, 2, (0, 2, 3), 1)))
+    assert told.isprintable()
+    assert told.endswith("replica 1 refused the request: [2J]0;ownednomore)")
 
 
 def test_may_take_effect_is_careful_about_what_it_does_not_know() -> None:
