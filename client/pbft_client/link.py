@@ -168,10 +168,20 @@ class ReplicaLink:
             except grpc.RpcError as error:
                 self._set_down(describe_rpc_error(error))
                 self.is_unwanted = _code(error) is grpc.StatusCode.UNAUTHENTICATED
+            except asyncio.CancelledError:
+                # `drop` cancels the call, and a handshake that waits for the call hears of that as
+                # if the link were. Only the link's own cancellation ends it.
+                if self._is_cancelled():
+                    raise
+                dropped = self._dropped
+                self._set_down(describe_rejection(dropped) if dropped else "broke the stream")
             self._owner.on_down(self.replica)
             failures = 0 if time.monotonic() - began > SETTLED_SECONDS else failures + 1
             wait = RECONNECT_SECONDS[min(max(failures - 1, 0), len(RECONNECT_SECONDS) - 1)]
             await asyncio.sleep(wait * random.uniform(0.75, 1.25))
+
+    def _is_cancelled(self) -> bool:
+        return self._task is not None and self._task.cancelling() > 0
 
     def _set_down(self, trouble: str) -> None:
         self.is_up = False

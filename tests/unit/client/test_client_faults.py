@@ -9,6 +9,7 @@ import pytest
 
 from pbft.codec import encode_gateway_frame, encode_gateway_item
 from pbft.crypto.digest import results_digest
+from pbft.errors import Reason, Rejected
 from pbft.grpc_environment import grpc
 from pbft.messages import GatewayChallenge, Outcome, ReadReply, Refusal, Reply, Signed
 from pbft_client.errors import ClientError, OutcomeUnknown, TooFewAnswers, may_take_effect
@@ -168,6 +169,23 @@ async def test_y7_a_forged_signature_ends_the_stream(tmp_path: Path) -> None:
         assert not put.done()
         cluster.replicas[3].signs_as = 3
         assert (await put).revision == 2
+
+
+@in_loop
+async def test_y7_a_forgery_that_comes_to_light_during_the_next_handshake_ends_only_that(
+    tmp_path: Path,
+) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        await cluster.streams(4)
+        link, replica = client._engine._links[3], cluster.replicas[3]
+        replica.greets = False
+        replica.break_streams()
+        await until(lambda: link.attempts == 1 and link._call is not None)
+        link.drop(Rejected(Reason.BAD_SIGNATURE, "of the stream before"))
+        await until(lambda: link.attempts == 2)
+        assert link.trouble == "sent a wrong signature"
+        replica.greets = True
+        await cluster.streams(4)
 
 
 @in_loop
