@@ -100,7 +100,10 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the session, so that it no longer counts among the client's, and the connections."""
+        """Ends the session, so that it no longer counts among the client's, and the connections.
+
+        If this is cancelled, it goes on without its caller; a second call waits for the same end.
+        """
         await self._engine.close()
 
     @property

@@ -124,8 +124,8 @@ class Engine:
         )
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
-        """No more calls are taken."""
+        self._closing: asyncio.Task[None] | None = None
+        """What `close` began; from then on no more calls are taken."""
         self._stopped = False
         """Nothing more is sent."""
 
@@ -134,18 +134,25 @@ class Engine:
         + 1 are.
 
         Raises TooFewAnswers if that is not so in time, or if it never will be because too many
-        replicas refuse this client, and InvalidCall if the timeout is not finite.
+        replicas refuse this client; InvalidCall if the timeout is not finite. Then, and if it is
+        cancelled, the engine is closed.
         """
-        end = self._loop.time() + timeout_us(timeout_seconds) / 1_000_000
-        for link in self._links:
-            link.start()
+        try:
+            end = self._loop.time() + timeout_us(timeout_seconds) / 1_000_000
+            for link in self._links:
+                link.start()
+            await self._wait_until_connected(end)
+        except BaseException:
+            # Nobody else has the engine, and its links would dial for ever.
+            await self.close()
+            raise
+
+    async def _wait_until_connected(self, end: float) -> None:
         while not self._is_connected():
             self._link_news.clear()
             remaining = end - self._loop.time()
             if remaining <= 0 or self._is_refused():
-                answers = self._connection_answers()
-                await self._stop()
-                raise TooFewAnswers("cannot connect to the cluster", answers)
+                raise TooFewAnswers("cannot connect to the cluster", self._connection_answers())
             try:
                 async with asyncio.timeout(remaining):
                     await self._link_news.wait()
@@ -168,7 +175,7 @@ class Engine:
         Returns what decided it and its index there. Raises a ClientError, or CancelledError with a
         Cancellation as its first argument.
         """
-        if self._closed:
+        if self._closing is not None:
             raise ClientClosed("the client is closed")
         if len(operation) > self._operation_bytes_max:
             raise InvalidCall(
@@ -195,15 +202,16 @@ class Engine:
 
     async def close(self) -> None:
         """Ends the session with a closing request, and then the links. Calls under way end as
-        unknown."""
-        if self._closed:
-            return
-        self._closed = True
-        error = "the client was closed"
-        for pending in self._deadlines.take_all():
-            self._fail(pending, self._unanswered(pending, error))
-        await self._close_session()
-        await self._stop()
+        unknown.
+
+        If this is cancelled, it goes on without its caller; a second call waits for the same end.
+        """
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._end(), name="close")
+            error = "the client was closed"
+            for pending in self._deadlines.take_all():
+                self._fail(pending, self._unanswered(pending, error))
+        await asyncio.shield(self._closing)
 
     # What the links tell (LinkOwner).
 
@@ -326,7 +334,8 @@ class Engine:
         """Asks anew a query whose result the replicas no longer keep; False for what may have
         changed something, and for whatever else it was decided."""
         is_forgotten = decision.outcome is Outcome.RESULT_FORGOTTEN
-        if not is_forgotten or call.changes or call.future.done() or self._closed:
+        is_over = call.future.done() or self._closing is not None
+        if not is_forgotten or call.changes or is_over:
             return False
         call.carrier = None
         self.session.enqueue(call)
@@ -399,6 +408,12 @@ class Engine:
         """Whether so many replicas refuse this client that f + 1 others are not left."""
         wanted = sum(not link.is_unwanted for link in self._links)
         return wanted < self._genesis.thresholds.weak
+
+    async def _end(self) -> None:
+        try:
+            await self._close_session()
+        finally:
+            await self._stop()
 
     async def _close_session(self) -> None:
         """Sends the closing request and waits for its answer, but not for long."""

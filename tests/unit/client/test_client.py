@@ -357,6 +357,38 @@ async def test_closing_does_not_wait_long_for_silent_replicas(tmp_path: Path) ->
             await put
 
 
+def links() -> list[str]:
+    """The tasks that dial replicas, or wait to."""
+    return [name for task in asyncio.all_tasks() if "link to" in (name := task.get_name())]
+
+
+@in_loop
+async def test_closing_that_is_cancelled_goes_on_and_can_be_waited_for(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster:
+        client = await cluster.connect(close_seconds=1.0)
+        await client.put(b"k", b"v")
+        for replica in cluster.replicas:
+            replica.is_silent = True
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.close()
+        with pytest.raises(ClientClosed):
+            await client.put(b"k", b"w")
+        await client.close()
+        assert links() == []
+
+
+@in_loop
+async def test_connecting_that_is_cancelled_leaves_nothing_that_dials(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster:
+        for replica in cluster.replicas:
+            replica.greets = False
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await cluster.connect()
+        assert links() == []
+
+
 @in_loop
 async def test_connecting_fails_with_the_reason_of_each_replica(tmp_path: Path) -> None:
     async with FakeCluster(tmp_path) as cluster:
