@@ -31,8 +31,8 @@ from pbft_client.results import (
 from pbft_client.session import Settlement
 
 ReadConsistency: TypeAlias = Literal["linearizable", "ordered", "stale"]
-"""linearizable: q replicas at once, ordered if they do not agree; ordered: like a write; stale: any
-state that f + 1 replicas agree on, possibly an old one."""
+"""linearizable: q replicas at once, ordered if they do not agree or too few are connected; ordered:
+like a write; stale: any state that f + 1 replicas agree on, possibly an old one."""
 
 _FAST: dict[str, Consistency | None] = {
     "linearizable": Consistency.LINEARIZABLE,

@@ -3,7 +3,8 @@
 Sans-IO, like the session. A linearizable read needs q answers alike, a stale one f + 1. When a
 linearizable read does not get them, because replicas are at different points of the order or do not
 answer, its calls are handed back, and the owner orders them like writes: slower, and always right.
-A stale read is asked anew.
+So they are when q replicas are not even connected, but f + 1 are, which is enough for what is
+ordered: not at once, because more streams may be about to come up. A stale read is asked anew.
 
 Replicas refuse a linearizable read whose results together are beyond the budget of a request. They
 do not say why, and refuse for lack of room, too; but no query is beyond that budget by itself. So
@@ -42,7 +43,8 @@ class ReadSettings:
     so not too many."""
     query_bytes: int = 256 * KIB
     linearizable_wait_us: Micros = 200_000
-    """After this long a linearizable read is ordered instead."""
+    """After this long a linearizable read is ordered instead; so is each that waits when fewer than
+    q replicas, but f + 1, have been connected for so long."""
     stale_wait_us: Micros = 50_000
     """After this long a stale read is asked anew."""
 
@@ -102,6 +104,9 @@ class Reads:
         """What the waiting calls and those under way want."""
         self._under_way: dict[int, Inquiry] = {}
         self._connected: set[ReplicaId] = set()
+        self._only_ordered_since_us: Micros | None = None
+        """Since when the replicas connected are enough for ordered reads and too few for
+        linearizable ones; None while that is not so."""
         self._full_from = int(random() * self._thresholds.replicas)
         """The replica asked for full results; the next one takes over when it fails."""
         self.ignored: Counter[Ignored] = Counter()
@@ -171,7 +176,7 @@ class Reads:
     def expire(self, now: Instant) -> list[ReadSettlement]:
         """Ends what took too long: linearizable reads are handed back, stale ones wait to be asked
         anew."""
-        settlements = []
+        settlements = self._hand_back_waiting(now.monotonic_us)
         late = [
             n for n, inquiry in self._under_way.items() if inquiry.deadline_us <= now.monotonic_us
         ]
@@ -190,7 +195,8 @@ class Reads:
         """The questions to be sent now."""
         transmissions = []
         for consistency, waiting in self._waiting.items():
-            # Without enough streams a question cannot be answered; the calls wait for one more.
+            # Without enough streams a question cannot be answered; the calls wait for one more, or
+            # to be handed back.
             while self._has_enough_links(consistency) and waiting.may_go(
                 len(self._under_way), now.monotonic_us
             ):
@@ -205,6 +211,9 @@ class Reads:
             patience_us = waiting.deadline_us(len(self._under_way))
             if patience_us is not None and self._has_enough_links(consistency):
                 deadlines.append(patience_us)
+        since_us = self._only_ordered_since_us
+        if since_us is not None and self._waiting[Consistency.LINEARIZABLE]:
+            deadlines.append(since_us + self._settings.linearizable_wait_us)
         return min(deadlines, default=None)
 
     # Inside.
@@ -278,6 +287,21 @@ class Reads:
             self._waiting[inquiry.consistency].put_back(calls)
             return []
         return [self._hand_back(nonce), *self._hand_back_halves()]
+
+    def _hand_back_waiting(self, now_us: Micros) -> list[ReadSettlement]:
+        """Gives up waiting for more streams if for long they have been enough only for what is
+        ordered."""
+        if not self._thresholds.weak <= len(self._connected) < self._thresholds.quorum:
+            self._only_ordered_since_us = None
+            return []
+        if self._only_ordered_since_us is None:
+            self._only_ordered_since_us = now_us
+        if now_us - self._only_ordered_since_us < self._settings.linearizable_wait_us:
+            return []
+        waiting = self._waiting[Consistency.LINEARIZABLE].take_all()
+        for call in waiting:
+            del self._wanted[call]
+        return [ReadSettlement([*waiting], None)] if waiting else []
 
     def _hand_back_halves(self) -> list[ReadSettlement]:
         """Gives up asking in halves: the replicas have no room, or are silent, or too few."""

@@ -304,6 +304,21 @@ async def test_reads_that_do_not_match_are_ordered(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_reads_are_ordered_when_too_few_replicas_for_fast_ones_can_be_reached(
+    tmp_path: Path,
+) -> None:
+    async with FakeCluster(tmp_path) as cluster:
+        await asyncio.gather(*(replica.stop() for replica in cluster.replicas[2:]))
+        async with await cluster.connect() as client:
+            await client.put(b"k", b"v")
+            for _ in range(2):
+                found = await client.range(b"k")
+                assert found.items[0].value == b"v"
+                assert found.execution is not None
+            assert not any(replica.reads for replica in cluster.replicas)
+
+
+@in_loop
 async def test_f_wrong_read_answers_are_not_believed(tmp_path: Path) -> None:
     def wrong(answer: ReadReply) -> ReadReply:
         results = (b"a lie",)

@@ -122,6 +122,45 @@ def test_reads_wait_while_too_few_streams_are_up() -> None:
     assert len(driver.ask(1)) == 2
 
 
+def test_reads_are_handed_back_when_for_long_only_enough_streams_for_ordered_ones_are_up() -> None:
+    driver = Driver(up=range(2))
+    assert driver.reads.expire(at(1)) == []
+    assert driver.reads.next_deadline_us() is None, "nobody waits"
+    calls = driver.calls(FAST, b"1", b"2")
+    assert driver.reads.next_deadline_us() == 1_200_000
+    assert driver.reads.expire(at(1.199)) == []
+    assert driver.reads.expire(at(1.2)) == [ReadSettlement(list(calls), None)]
+    assert driver.reads.next_deadline_us() is None
+    later = driver.calls(FAST, b"3")
+    assert driver.reads.expire(at(1.3)) == [ReadSettlement(list(later), None)], "at once"
+    # Another stream: reads are fast again, and when it is gone the next ones wait for it anew.
+    driver.reads.link_up(2)
+    driver.calls(FAST, b"4")
+    assert driver.reads.expire(at(2)) == []
+    assert len(driver.ask(2)) == 2
+    assert len(driver.reads.link_down(2)) == 1
+    driver.calls(FAST, b"5")
+    assert driver.reads.expire(at(2.1)) == []
+    assert driver.reads.next_deadline_us() == 2_300_000
+
+
+def test_reads_wait_for_streams_while_ordered_ones_would_have_to_as_well() -> None:
+    driver = Driver(up=range(1))
+    driver.calls(FAST, b"q")
+    assert driver.reads.expire(at(0)) == []
+    assert driver.reads.expire(at(9)) == []
+    driver.reads.link_up(1)
+    assert driver.reads.expire(at(10)) == [], "the others may be about to come up, too"
+    assert driver.reads.next_deadline_us() == 10_200_000
+
+
+def test_stale_reads_are_asked_with_f_plus_1_streams_up() -> None:
+    driver = Driver(up=range(2))
+    driver.calls(STALE, b"q")
+    assert driver.reads.expire(at(0)) == driver.reads.expire(at(1)) == []
+    assert len(driver.ask(1)) == 2
+
+
 def test_after_a_failure_another_replica_is_asked_for_the_results() -> None:
     driver = Driver()
     for expected in (0, 1, 2):
