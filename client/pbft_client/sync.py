@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, Self, TypeVar
 from pbft_client.client import Client, ReadConsistency
 from pbft_client.cluster_file import ClusterFile
 from pbft_client.engine import ClientSettings
+from pbft_client.errors import ClientClosed
 from pbft_client.results import (
     CasResult,
     DeleteResult,
@@ -29,11 +31,13 @@ class SyncClient:
     def __init__(self) -> None:
         """Use `connect`."""
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="pbft_client", daemon=True
-        )
-        self._thread.start()
         self._client: Client | None = None
+        self._lock = threading.Lock()
+        """Held while the loop is given something to do, so that its end comes after all of it."""
+        self._closed = False
+        """The loop is told to end, and given nothing more to do."""
+        self._thread = threading.Thread(target=self._serve, name="pbft_client", daemon=True)
+        self._thread.start()
 
     @classmethod
     def connect(
@@ -46,13 +50,17 @@ class SyncClient:
         certificate: str | Path | None = None,
     ) -> Self:
         """Connects; see Client.connect."""
+        connect = partial(
+            Client.connect,
+            cluster,
+            key,
+            timeout=timeout,
+            settings=settings,
+            certificate=certificate,
+        )
         client = cls()
         try:
-            client._client = client._run(
-                Client.connect(
-                    cluster, key, timeout=timeout, settings=settings, certificate=certificate
-                )
-            )
+            client._run(client._keep(connect))
         except BaseException:
             client.close()
             raise
@@ -70,14 +78,13 @@ class SyncClient:
         self.close()
 
     def close(self) -> None:
-        """Ends the session and the thread. Calls of other threads end first, as unknown."""
-        if self._loop.is_closed():
-            return
-        if self._client is not None:
-            self._run(self._client.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Ends the session and the thread. Calls of other threads end first, as unknown if they
+        were sent; those that come later raise ClientClosed."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
 
     def put(
         self,
@@ -163,15 +170,38 @@ class SyncClient:
 
     @property
     def _connected(self) -> Client:
-        if self._client is None or self._loop.is_closed():
-            raise RuntimeError("use SyncClient.connect, and not after close")
+        if self._client is None:
+            raise RuntimeError("use SyncClient.connect")
         return self._client
 
     def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        with self._lock:
+            if self._closed:
+                coroutine.close()
+                raise ClientClosed("the client is closed")
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
         except BaseException:
             # Ctrl-C while waiting: the call must not go on behind the caller's back.
             future.cancel()
             raise
+
+    # In the background thread.
+
+    def _serve(self) -> None:
+        """Runs the loop until `close`, and then until everything that was begun has ended."""
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
+
+    async def _keep(self, connect: Callable[[], Coroutine[Any, Any, Client]]) -> None:
+        # Done here, because Ctrl-C may come between the caller and a client that is connected.
+        self._client = await connect()
+
+    async def _end(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+        # Every call has its outcome by now, but its thread waits until its task has ended.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)

@@ -1,6 +1,7 @@
 """The blocking client."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import pytest
 
 from pbft.errors import ConfigurationError
 from pbft_client.engine import ClientSettings
-from pbft_client.errors import OutcomeUnknown
+from pbft_client.errors import ClientClosed, ClientError, OutcomeUnknown, TooFewAnswers
 from pbft_client.sync import SyncClient
 from tests.unit.client.fake_cluster import FakeCluster
 
@@ -45,7 +46,7 @@ def test_the_same_calls_without_asyncio(cluster: FakeCluster) -> None:
         assert client.delete(b"a").deleted == 1
         assert client.execute(b"").result
     client.close()
-    with pytest.raises(RuntimeError, match="not after close"):
+    with pytest.raises(ClientClosed):
         client.put(b"a", b"1")
 
 
@@ -66,3 +67,73 @@ def test_errors_reach_the_caller(cluster: FakeCluster, tmp_path: Path) -> None:
             replica.is_silent = True
         with pytest.raises(OutcomeUnknown):
             client.put(b"k", b"v", timeout=0.1)
+
+
+def test_a_connect_that_is_interrupted_leaves_nothing_behind(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("concurrent.futures.Future.result", interrupt)
+        SyncClient.connect(cluster.file)
+    assert threading.active_count() == before
+    # What asyncio says of tasks whose loop was closed before they had ended. (gRPC may complain of
+    # the closed loop when it hears of the attempts; it shares a queue among all loops.)
+    gc.collect()
+    assert "Task was destroyed" not in caplog.text
+
+
+def test_a_call_made_while_another_thread_ends_the_loop_is_refused(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = SyncClient.connect(cluster.file)
+    stopping, refused = threading.Event(), threading.Event()
+    stop = client._loop.stop
+
+    def stop_late() -> None:
+        stopping.set()
+        refused.wait(2)
+        stop()
+
+    def call() -> None:
+        assert stopping.wait(60)
+        with pytest.raises(ClientClosed):
+            client.put(b"k", b"v")
+        refused.set()
+
+    monkeypatch.setattr(client._loop, "stop", stop_late)
+    # A daemon: one that hangs must not keep the tests from ending.
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    client.close()
+    caller.join(30)
+    assert refused.is_set()
+
+
+def test_no_call_hangs_however_closing_meets_it(cluster: FakeCluster) -> None:
+    ends: list[type[BaseException]] = []
+
+    def call(client: SyncClient) -> None:
+        while True:
+            try:
+                client.put(b"k", b"v")
+            except ClientError as error:
+                ends.append(type(error))
+                if isinstance(error, ClientClosed):
+                    return
+
+    for _ in range(10):
+        client = SyncClient.connect(cluster.file)
+        callers = [threading.Thread(target=call, args=(client,), daemon=True) for _ in range(4)]
+        closers = [threading.Thread(target=client.close, daemon=True) for _ in range(2)]
+        for thread in (*callers, *closers):
+            thread.start()
+        for thread in (*callers, *closers):
+            thread.join(30)
+            assert not thread.is_alive()
+        assert not client._thread.is_alive()
+    assert set(ends) <= {ClientClosed, OutcomeUnknown, TooFewAnswers}
+    assert ends.count(ClientClosed) == 40
