@@ -40,6 +40,8 @@ class DiskSpeed:
     """How long the digest of a checkpoint usually takes, on the average; no matter of the disk."""
     slow_seals: float = 0.0
     """Share of the digests that take much longer, until everything is healed."""
+    slow_merges: float = 0.0
+    """The same for merges and installations."""
 
 
 class Refusal(Enum):

@@ -39,6 +39,8 @@ from pbft.types import ClientKey, Instant, Micros, ReplicaId
 
 SLOW_SEAL = 300
 """How much longer a slow digest takes than others: the next checkpoint may be stable by then."""
+SLOW_MERGE_US = 4_000_000
+"""How long a slow merge takes at most: several checkpoints may become stable meanwhile."""
 WALL_EPOCH_US = 1_700_000_000_000_000
 """What a right wall clock shows when the world begins."""
 
@@ -109,6 +111,7 @@ class Node:
         self.base = MemoryBase()
         self.signer = signer
         self.slow_seals = surroundings.speed.slow_seals
+        self.slow_merges = surroundings.speed.slow_merges
         """Share of its digests that take much longer."""
         self._random = random
         self._wall_skew_us = wall_skew_us
@@ -383,6 +386,8 @@ class Node:
             state.begin_merge(job) if isinstance(job, Merge) else state.begin_install(job)
         )
         delay_us = int(self.world.speed.merge_us * (1 + self._random.random()))
+        if self._random.random() < self.slow_merges:
+            delay_us += int(SLOW_MERGE_US * self._random.random())
         self.world.scheduler.after(delay_us, self._on_job_done, self.starts, plan)
 
     def _on_job_done(self, start: int, plan: MergePlan | InstallPlan) -> None:

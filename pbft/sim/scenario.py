@@ -216,6 +216,7 @@ def _draw_speed(random: Random) -> DiskSpeed:
         sync_us=random.choice((0, 500, 5_000)),
         merge_us=random.choice((500, 5_000, 50_000)),
         slow_seals=SLOW_SEALS,
+        slow_merges=random.choice((0.0, 0.0, 0.5)),
     )
 
 

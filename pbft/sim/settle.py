@@ -10,7 +10,7 @@ from pbft.core.state import Mode
 from pbft.sim.checkers.history import Get, Put
 from pbft.sim.invariants import Violation
 from pbft.sim.network import CALM
-from pbft.sim.node import Node
+from pbft.sim.node import SLOW_MERGE_US, Node
 from pbft.sim.workload import Wish
 from pbft.sim.world import World
 from pbft.types import Digest, Micros, View
@@ -45,7 +45,7 @@ def heal(world: World) -> None:
     world.network.conditions = CALM
     world.network.mend_all()
     for node in world.nodes:
-        node.slow_seals = 0.0
+        node.slow_seals = node.slow_merges = 0.0
         node.thaw()
         if not node.is_up and not node.is_broken:
             node.start()
@@ -67,6 +67,9 @@ def progress_bound_us(world: World) -> Micros:
     waiting = sum(client.waiting for client in world.clients)
     views_us = sum((1 << i) * timeout_us for i in range(thresholds.faulty + 1))
     merges_us = 4 * scenario.speed.merge_us
+    if scenario.speed.slow_merges:
+        # One may have begun just before everything was healed.
+        merges_us += SLOW_MERGE_US
     batches_us = 6 * (thresholds.weak + waiting) * delay_us
     return views_us + batches_us + merges_us + RETRANSMISSION_US + HEALING_US
 
