@@ -104,7 +104,11 @@ class Watch:
         """Per sequence the digest, and the lowest view in which it was seen committed."""
         self._genesis = genesis
         self._issued = issued
-        self._new_views = NewViewWatch(genesis, verifier, self.decided)
+        self._committed: dict[SequenceNumber, tuple[Digest, View]] = {}
+        """The same, of what q commits say that have left their honest signers."""
+        self._uncommitted: dict[tuple[View, SequenceNumber, Digest], list[set[ReplicaId]]] = {}
+        """What was decided on commits of which some are yet to leave: their signers."""
+        self._new_views = NewViewWatch(genesis, verifier, self._committed)
         self._prepared: dict[tuple[View, SequenceNumber, Digest], set[ReplicaId]] = {}
         self._executed: dict[ReplicaId, SequenceNumber] = {}
         self._states: dict[SequenceNumber, tuple[Digest, ReplicaId]] = {}
@@ -181,7 +185,30 @@ class Watch:
             self._check_validity(record, vote.view)
         if known is None or vote.view < known[1]:
             self.decided[record.sequence] = (record.digest, vote.view)
-            self._check_new_views(self._new_views.on_decided(record.sequence))
+        self._note_commits(key, self._honest & signers)
+
+    def _note_commits(
+        self, key: tuple[View, SequenceNumber, Digest], signers: set[ReplicaId]
+    ) -> None:
+        """A replica decides with its own commit before that is on disk. If it crashes then, nothing
+        was decided: nobody heard of it."""
+        view, sequence, digest = key
+        missing = {
+            signer
+            for signer in signers
+            if self._votes.get((Kind.COMMIT, signer, view, sequence)) != digest
+        }
+        if missing:
+            self._uncommitted.setdefault(key, []).append(missing)
+        else:
+            self._on_committed(key)
+
+    def _on_committed(self, key: tuple[View, SequenceNumber, Digest]) -> None:
+        view, sequence, digest = key
+        known = self._committed.get(sequence)
+        if known is None or view < known[1]:
+            self._committed[sequence] = (digest, view)
+            self._check_new_views(self._new_views.on_decided(sequence))
 
     def _check_validity(self, record: DecidedRecord, view: View) -> None:
         if record.digest == NULL_DIGEST:
@@ -304,6 +331,14 @@ class Watch:
                 f"replica {replica} signed two {kind.name} for view {vote.view}, "
                 f"sequence {vote.sequence}",
             )
+        certified = (vote.view, vote.sequence, vote.digest)
+        if kind is Kind.COMMIT and certified in self._uncommitted:
+            waiting = self._uncommitted[certified]
+            for missing in waiting:
+                missing.discard(replica)
+            if not all(waiting):
+                del self._uncommitted[certified]
+                self._on_committed(certified)
 
     def _on_checkpoint(self, replica: ReplicaId, checkpoint: Checkpoint) -> None:
         digest, first = self._states.setdefault(checkpoint.sequence, (checkpoint.digest, replica))

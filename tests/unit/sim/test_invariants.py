@@ -76,13 +76,23 @@ class Scene:
 
     def decide(
         self, replica: int, sequence: int, batch: bytes, view: int = 0, prepared: bool = True
-    ) -> None:
+    ) -> tuple[Signed, ...]:
+        """The replica decides with its own commit and those of others, and all of them leave."""
+        commits = self.decide_silently(replica, sequence, batch, view, prepared)
+        for signer, commit in enumerate(commits):
+            self.say(signer, commit)
+        return commits
+
+    def decide_silently(
+        self, replica: int, sequence: int, batch: bytes, view: int = 0, prepared: bool = True
+    ) -> tuple[Signed, ...]:
         digest = batch_digest(batch) if batch else NULL_DIGEST
         if prepared:
             self.prepare(view, sequence, digest)
         commits = tuple(SIGNERS[i].sign(Commit(view, sequence, digest)) for i in range(3))
         record = DecidedRecord(sequence, digest, commits, batch)
         self.watch.stepped(replica, [Persist(record)])
+        return commits
 
     def execute(self, replica: int, sequence: int) -> None:
         self.watch.stepped(replica, [Event(EventName.EXECUTED, 0, sequence)])
@@ -282,6 +292,17 @@ def test_a_byzantine_view_change_that_omits_counts() -> None:
     with pytest.raises(Violation, match="I4"):
         for effect in effects:
             scene.watch.left_corrupt(effect)
+
+
+def test_what_was_decided_by_a_commit_that_never_left_may_be_left_out() -> None:
+    scene = Scene()
+    first, second, last = scene.decide_silently(2, 1, scene.batch(1))
+    scene.say(0, first)
+    scene.say(1, second)
+    for replica in range(3):
+        scene.say(replica, SIGNERS[replica].sign(ViewChange(1, replica, 0, 0, (), ())))
+    with pytest.raises(Violation, match="I4"):
+        scene.say(2, last)
 
 
 def test_amnesia_on_a_blank_disk_is_no_fault() -> None:
