@@ -129,13 +129,9 @@ def stabilise(core: Core, certificate: CheckpointCertificate) -> None:
 
 def discard(core: Core) -> None:
     """Drops old slots. One interval below h is kept, so that a slightly late peer needs no
-    transfer, and what this replica itself catches up with; while peers fetch state from here, also
-    the decided batches above the snapshots that are pinned for them."""
-    # After a power loss of all it may be nobody but this replica that has what it decided above its
-    # durable state, however far h is by then.
-    end = core.log.end_of_decided(core.executed + 1)
-    kept = range(core.executed + 1, max(core.catch_up.stop, end))
-    gone = core.log.discard(core.log_floor, kept)
+    transfer, and what this replica itself has still to execute; while peers fetch state from here,
+    also the decided batches above the snapshots that are pinned for them."""
+    gone = core.log.discard(core.log_floor, core.to_execute)
     pinned = min((pin.snapshot.sequence for pin in core.snapshots.values()), default=None)
     for sequence in [n for n in core.tail if pinned is None or n <= pinned]:
         core.tail_bytes -= len(core.tail.pop(sequence).batch)

@@ -31,11 +31,9 @@ def _check_slots(core: Core) -> None:
     proposed = core.high_water_mark
     high = proposed + core.genesis.constants.window
     bodies_max = core.settings.limits.bodies_per_slot + 3
-    beyond = range(core.executed + 1, core.log.end_of_decided(core.executed + 1))
     for slot in core.log:
         sequence, bodies = slot.sequence, slot.bodies
-        if not low < sequence <= high:
-            assert sequence in core.catch_up or sequence in beyond, "a slot outside the windows"
+        assert low < sequence <= high or sequence in core.to_execute, "a slot outside the windows"
         if slot.pre_prepare is not None:
             vote = slot.pre_prepare.message
             assert vote.view == view and slot.pre_prepare.signer == primary
@@ -53,8 +51,8 @@ def _check_slots(core: Core) -> None:
 def _check_bounds(core: Core) -> None:
     constants, limits = core.genesis.constants, core.settings.limits
     replicas = core.thresholds.replicas
-    to_execute = core.log.end_of_decided(core.executed + 1) - core.executed
-    assert len(core.log) <= 3 * constants.window + constants.checkpoint_interval + to_execute
+    restored = max(0, core.restored_end - core.executed)
+    assert len(core.log) <= 3 * constants.window + constants.checkpoint_interval + restored
     assert core.tail_bytes <= limits.tail_bytes
     assert set(core.chunks_asked) <= set(core.snapshots)
     assert core.pool.count <= limits.pending_requests

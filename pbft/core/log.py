@@ -144,12 +144,6 @@ class MessageLog:
             slot = self._slots[sequence] = Slot(sequence)
         return slot
 
-    def end_of_decided(self, start: SequenceNumber) -> SequenceNumber:
-        """The first sequence from `start` on that is not known to be decided."""
-        while (slot := self._slots.get(start)) is not None and slot.decision is not None:
-            start += 1
-        return start
-
     def discard(self, sequence: SequenceNumber, kept: range) -> list[Slot]:
         """Drops every slot at or below n but those in `kept` (OSDI'99 section 4.3); returns them,
         ascending."""

@@ -20,6 +20,7 @@ from pbft.messages import (
     VerifiedBatch,
     ViewChange,
 )
+from pbft.types import SequenceNumber
 
 
 def restore(core: Core, saved: SavedLog) -> None:
@@ -41,6 +42,7 @@ def restore(core: Core, saved: SavedLog) -> None:
         core.view_change.received[core.me] = own
         core.view_change.highest[core.me] = own.signed
     core.view_change.executed_at_entry = core.executed
+    core.restored_end = _end_of_decided(core)
 
 
 def _restore_stable(core: Core, saved: SavedLog) -> None:
@@ -105,6 +107,14 @@ def _restore_slots(core: Core, saved: SavedLog) -> None:
         valid = certificate is not None and certificate.view >= core.entered_view
         if valid or slot.decision is not None:
             core.highest_prepared = max(core.highest_prepared, slot.sequence)
+
+
+def _end_of_decided(core: Core) -> SequenceNumber:
+    """The last of the decided slots that follow each other from the durable state on."""
+    end = core.executed
+    while (slot := core.log.get(end + 1)) is not None and slot.decision is not None:
+        end += 1
+    return end
 
 
 def _restore_body(core: Core, record: AcceptedRecord | DecidedRecord) -> VerifiedBatch:

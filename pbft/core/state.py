@@ -173,7 +173,7 @@ class Recalling:
     persisted_view: View
     """The highest view that the log knows of: entered, or a view-change signed for."""
     is_empty: bool
-    """The directory holds nothing: it is new, or everything was lost."""
+    """No recall was answered yet: the directory is new, or everything was lost."""
     answered: set[ReplicaId] = field(default_factory=set)
     lacking: bool = False
     """Somebody showed a vote of mine that my log lacks."""
@@ -256,6 +256,8 @@ class Core:
     """The last stable checkpoint known here, with its certificate; its sequence is h."""
     executed: SequenceNumber = 0
     """Last executed sequence; below h while the state is still to come."""
+    restored_end: SequenceNumber = 0
+    """Up to here the vote log held, at the start, what was decided above the durable state."""
     agreed_time_us: Micros = 0
     results_room: int = 0
     """Bytes of results that the batch under execution may still produce."""
@@ -370,13 +372,20 @@ class Core:
 
     @property
     def log_floor(self) -> SequenceNumber:
-        """h - K: slots at or below it are gone, but for `catch_up`."""
+        """h - K: slots at or below it are gone, but for `to_execute`."""
         return self.stable.sequence - self.genesis.constants.checkpoint_interval
 
     @property
     def catch_up(self) -> range:
         """Sequences of which commit certificates are taken although h - K has passed them."""
         return range(self.executed + 1, self.executed + self.genesis.constants.window + 1)
+
+    @property
+    def to_execute(self) -> range:
+        """Slots that stay although h - K has passed them: `catch_up`, and what was decided before
+        the restart. After a power loss of all it may be nobody but this replica that has that,
+        however far h was above what is durable."""
+        return range(self.executed + 1, max(self.catch_up.stop, self.restored_end + 1))
 
     @property
     def primary(self) -> ReplicaId:

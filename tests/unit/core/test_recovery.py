@@ -419,3 +419,17 @@ def test_all_come_back_after_a_power_loss_while_merges_were_slow() -> None:
     cluster.run(1, first=count + 1)
     assert cluster.executed() == {count + 1}
     assert {node.state.durable_sequence for node in cluster.up} == {count}
+
+
+def test_a_replica_that_cannot_execute_keeps_no_more_than_its_windows() -> None:
+    """Only what the log held at the start is kept for however long: that does not grow."""
+    solo = Solo()
+    node, forge = solo.node, solo.forge
+    node.holds_seals = True
+    for sequence in range(1, 8 * WINDOW + 1):
+        solo.cluster.tell(1, forge.committed(sequence, solo.batch(sequence)), sender=0)
+        if sequence % INTERVAL == 0:
+            solo.cluster.tell(1, forge.stable(sequence, b"s" * 32), sender=0)
+    assert node.core.low_water_mark == 8 * WINDOW
+    assert node.core.executed < 2 * WINDOW
+    assert len(node.core.log) <= 3 * WINDOW + INTERVAL
