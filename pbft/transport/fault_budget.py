@@ -1,18 +1,22 @@
-"""How much nonsense one sender may send before its stream is closed (protocol.md section 14)."""
+"""How much nonsense one sender may send before it is refused for a while (protocol.md section
+14)."""
 
 import time
 
 
 class FaultBudget:
-    """A token bucket: `burst` faults at once, refilled at `per_second`."""
+    """A token bucket: `burst` faults at once, refilled at `per_second`. Whoever uses it up is to be
+    refused for `throttle_seconds`, whatever streams it opens."""
 
-    __slots__ = ("_burst", "_left", "_per_second", "_then")
+    __slots__ = ("_burst", "_left", "_per_second", "_refused_until", "_then", "_throttle_seconds")
 
-    def __init__(self, burst: int, per_second: float) -> None:
+    def __init__(self, burst: int, per_second: float, throttle_seconds: float) -> None:
         self._burst = float(burst)
         self._per_second = per_second
+        self._throttle_seconds = throttle_seconds
         self._left = self._burst
         self._then = time.monotonic()
+        self._refused_until = self._then
 
     def spend(self) -> bool:
         """Takes one fault; False once the budget is used up."""
@@ -20,6 +24,12 @@ class FaultBudget:
         self._left = min(self._burst, self._left + (now - self._then) * self._per_second)
         self._then = now
         if self._left < 1:
+            self._refused_until = now + self._throttle_seconds
             return False
         self._left -= 1
         return True
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the budget was used up a short while ago."""
+        return time.monotonic() < self._refused_until

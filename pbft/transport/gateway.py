@@ -1,6 +1,5 @@
 """The replica's end of the clients' streams: handshake, bounds, requests in, answers out."""
 
-import time
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -52,8 +51,6 @@ class _Client:
 
     budget: FaultBudget
     streams: list[int] = field(default_factory=list)
-    refused_until: float = 0.0
-    """Monotonic seconds; after its faults used up the budget."""
 
 
 class Gateway:
@@ -143,7 +140,6 @@ class Gateway:
         client = self._clients[stream.client]
         if client.budget.spend():
             return True
-        client.refused_until = time.monotonic() + self._limits.throttle_seconds
         for own in client.streams:
             self._streams[own].closing.close(Goodbye.because(Reason.RATE_LIMIT))
         return False
@@ -202,7 +198,7 @@ class Gateway:
         known = self._clients.get(client) or self._clients_gone.get(client)
         if known is None:
             return
-        if time.monotonic() < known.refused_until:
+        if known.budget.is_refused:
             raise Rejected(Reason.RATE_LIMIT, "refused after too many faults")
         if len(known.streams) >= self._limits.streams_per_client:
             raise Rejected(Reason.RATE_LIMIT, "too many streams of this client")
@@ -240,7 +236,10 @@ class Gateway:
     def _remember(self, client: ClientKey) -> _Client:
         known = self._clients.get(client) or self._clients_gone.pop(client, None)
         if known is None:
-            known = _Client(FaultBudget(self._limits.faults_burst, self._limits.faults_per_second))
+            limits = self._limits
+            known = _Client(
+                FaultBudget(limits.faults_burst, limits.faults_per_second, limits.throttle_seconds)
+            )
         self._clients[client] = known
         return known
 

@@ -1,6 +1,5 @@
 """The receiving end of the peers' streams: challenges, checks the Hello, reads frames."""
 
-import time
 from dataclasses import dataclass
 
 from pbft.codec import decode_peer_frame, decode_peer_item, encode_challenge
@@ -35,8 +34,6 @@ class _Peer:
     budget: FaultBudget
     closing: Closing | None = None
     """Its present stream."""
-    refused_until: float = 0.0
-    """Monotonic seconds; after its faults used up the budget."""
 
 
 class PeerAcceptor:
@@ -60,7 +57,9 @@ class PeerAcceptor:
         )
         self._stopping = False
         self._peers = {
-            peer: _Peer(FaultBudget(limits.faults_burst, limits.faults_per_second))
+            peer: _Peer(
+                FaultBudget(limits.faults_burst, limits.faults_per_second, limits.throttle_seconds)
+            )
             for peer in range(len(genesis.replicas))
             if peer != replica
         }
@@ -93,7 +92,6 @@ class PeerAcceptor:
         known = self._peers[peer]
         if known.budget.spend():
             return True
-        known.refused_until = time.monotonic() + self._limits.throttle_seconds
         if known.closing is not None:
             known.closing.close(Goodbye.because(Reason.RATE_LIMIT))
         return False
@@ -134,7 +132,7 @@ class PeerAcceptor:
         peer = self._identify(frame, nonce)
         if certified is not None and peer != certified:
             raise Rejected(Reason.SENDER_MISMATCH, "the Hello and the certificate disagree")
-        if time.monotonic() < self._peers[peer].refused_until:
+        if self._peers[peer].budget.is_refused:
             raise Rejected(Reason.RATE_LIMIT, "refused after too many faults")
         return peer
 

@@ -77,10 +77,16 @@ def test_writer_waits_for_something_and_loses_nothing_when_cancelled() -> None:
 def test_budget_is_spent_and_refilled(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(fault_budget.time, "monotonic", lambda: now[0])
-    budget = FaultBudget(burst=3, per_second=2)
-    assert [budget.spend() for _ in range(5)] == [True, True, True, False, False]
+    budget = FaultBudget(burst=3, per_second=2, throttle_seconds=7)
+    assert [budget.spend() for _ in range(3)] == [True, True, True]
+    assert not budget.is_refused
+    assert [budget.spend() for _ in range(2)] == [False, False]
     now[0] += 0.5
     assert [budget.spend() for _ in range(2)] == [True, False]
+    now[0] += 6.5
+    assert budget.is_refused
+    now[0] += 0.5
+    assert not budget.is_refused
     now[0] += 1_000
     assert [budget.spend() for _ in range(4)] == [True, True, True, False]
 

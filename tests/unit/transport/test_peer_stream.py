@@ -269,9 +269,9 @@ def test_peer_that_uses_up_its_faults_is_closed_and_kept_out_for_a_while() -> No
                 await peer_hello(call)
                 assert await end_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert sink.count(Reason.RATE_LIMIT) == 1
-            left = listener._peers[0].refused_until - time.monotonic()
+            left = listener._peers[0].budget._refused_until - time.monotonic()
             assert limits.throttle_seconds - 100 < left < limits.throttle_seconds
-            listener._peers[0].refused_until -= left
+            listener._peers[0].budget._refused_until -= left
             async with raw_stream(port, "Peer") as call:
                 await peer_hello(call)
                 await until(lambda: sink.links[2:] == [INBOUND_UP])
