@@ -17,6 +17,9 @@ from pbft.types import Digest, SequenceNumber
 
 UNSEALED_MAX = 1
 """Checkpoints whose digest may be under way while more is executed."""
+UNMERGED_WINDOWS_MAX = 4
+"""How far, in units of L, what is executed may be ahead of what is durable while a merge is under
+way."""
 
 
 def check(core: Core, checkpoint: Checkpoint) -> Reason | None:
@@ -43,9 +46,16 @@ def take(core: Core, sequence: SequenceNumber) -> None:
 
 
 def may_execute(core: Core) -> bool:
-    """Whether the digests are not too far behind. One may be under way; a replica that is slower
-    with them than the others are falls behind as a whole, and is healed as a whole."""
-    return len(core.unsealed) <= UNSEALED_MAX
+    """Whether the digests and the durable state are not too far behind.
+
+    One digest may be under way, and one merge for 4 L: what is executed meanwhile grows in memory
+    and in the log. A replica that is slower with them than the others are falls behind as a whole,
+    and is healed as a whole; where all are, h stands still, and clients wait.
+    """
+    if len(core.unsealed) > UNSEALED_MAX:
+        return False
+    ahead = core.executed - core.state.durable_sequence
+    return core.merging is None or ahead < UNMERGED_WINDOWS_MAX * core.genesis.constants.window
 
 
 def sealed(core: Core, sequence: SequenceNumber, digest: Digest) -> None:

@@ -120,8 +120,15 @@ def common_view(world: World) -> View | None:
     return views.pop() if len(views) == 1 else None
 
 
+def _is_merging(node: Node) -> bool:
+    return node.replica is not None and node.replica.core.merging is not None
+
+
 def require_stable_view(world: World) -> None:
     """I14: with an honest primary nothing changes the view, idle or not."""
+    # A merge of before the healing may make somebody wait who then finds the primary slow.
+    merged_us = world.scheduler.now_us + SLOW_MERGE_US
+    world.scheduler.run_until(merged_us, lambda: not any(map(_is_merging, world.honest)))
     timeout_us = world.scenario.timers.request_timeout_us
     view = common_view(world)
     begun = sum(world.view_changes.values())

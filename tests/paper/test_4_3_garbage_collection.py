@@ -3,6 +3,7 @@ of one interval below h stay in memory, so that a slightly late peer needs no st
 
 import pytest
 
+from pbft.core.checkpoint import UNMERGED_WINDOWS_MAX
 from pbft.core.effects import DecidedRecord, EventName, Merge, Persist, StableRecord, Truncate
 from pbft.errors import Reason
 from pbft.messages import Checkpoint, PrePrepare, Proposal
@@ -193,6 +194,24 @@ def test_the_log_leaves_the_disk_only_after_the_state_is_durable(n: int) -> None
     solo.node.finish_jobs()
     assert solo.node.effects[-1] == Truncate(INTERVAL)
     assert not solo.node.log.load().decided
+
+
+def test_execution_waits_when_the_durable_state_is_too_far_behind(n: int) -> None:
+    """What is executed and not durable is in memory and in the log, so a slow disk must slow the
+    replica down: it waits at 4 L, and goes on where the merge leaves it."""
+    solo = Solo(n)
+    solo.node.holds_merges = True
+    far = UNMERGED_WINDOWS_MAX * WINDOW
+    for sequence in range(INTERVAL, far + 1, INTERVAL):
+        solo.decide_to(sequence, first=sequence - INTERVAL + 1)
+        solo.stabilise(sequence)
+    assert solo.node.core.low_water_mark == far
+    solo.decide_to(far + 2, first=far + 1)
+    assert solo.node.core.executed == far
+    solo.node.holds_merges = False
+    solo.node.finish_jobs()
+    assert solo.node.core.executed == far + 2
+    assert solo.node.core.state.durable_sequence == far
 
 
 def test_what_a_checkpoint_vouches_for_is_on_disk_before_it_leaves(n: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from pbft.core.checkpoint import UNMERGED_WINDOWS_MAX
 from pbft.core.effects import (
     AcceptedRecord,
     Broadcast,
@@ -405,7 +406,7 @@ def test_all_come_back_after_a_power_loss_while_merges_were_slow() -> None:
     cluster = Cluster(4)
     for node in cluster.up:
         node.holds_merges = True
-    count = 10 * INTERVAL
+    count = UNMERGED_WINDOWS_MAX * WINDOW
     assert count > 2 * (WINDOW + INTERVAL)
     cluster.run(count)
     assert {node.core.low_water_mark for node in cluster.up} == {count}
