@@ -3,6 +3,7 @@ section 5).
 
 Events have stable names; fields never hold values or keys' contents. What one peer can cause is
 limited: beyond a few lines per event and peer in a while, lines are counted instead of written.
+Whatever becomes of the stream, logging neither raises nor waits.
 """
 
 import json
@@ -11,6 +12,8 @@ import sys
 import time
 from datetime import UTC, datetime
 from typing import TextIO
+
+from pbft.node.line_writer import LineWriter
 
 LINES_PER_WINDOW = 10
 WINDOW_SECONDS = 10.0
@@ -35,8 +38,9 @@ class EventLog:
     ) -> None:
         """`readable` of None: if the stream is a terminal."""
         self._replica = replica
-        self._stream = sys.stderr if stream is None else stream
-        self._readable = self._stream.isatty() if readable is None else readable
+        stream = sys.stderr if stream is None else stream
+        self._writer = LineWriter(stream)
+        self._readable = stream.isatty() if readable is None else readable
         self._windows: dict[tuple[str, object], _Window] = {}
 
     def info(self, event: str, **fields: object) -> None:
@@ -48,8 +52,20 @@ class EventLog:
         self._write("warning", event, fields)
 
     def error(self, event: str, **fields: object) -> None:
-        """Something that this replica cannot go on with. Never suppressed."""
+        """Something that this replica cannot go on with. Never suppressed, and written before this
+        returns, if it can be soon."""
         self._write("error", event, fields)
+        self.flush()
+
+    def flush(self) -> None:
+        """Sees to it that what was logged is written, for as long as one may wait at the end of a
+        process."""
+        self._writer.flush()
+
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written."""
+        return self._writer.lost
 
     def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
         # The key set is bounded: event names are ours, peers are replicas.
@@ -65,8 +81,7 @@ class EventLog:
         if window.suppressed:
             fields = {**fields, "suppressed": window.suppressed}
             window.suppressed = 0
-        self._stream.write(self._line(level, event, fields))
-        self._stream.flush()
+        self._writer.put(self._line(level, event, fields))
 
     def _line(self, level: str, event: str, fields: dict[str, object]) -> str:
         moment = datetime.now(UTC)

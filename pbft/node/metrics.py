@@ -55,10 +55,10 @@ class Metrics:
         self._replica = replica
         self._highest: Tally[str] = Tally()
         self.operations = 0
+        """Operations executed, for the status."""
         self._operations_untold: dict[tuple[str, bool], int] = {}
         """Executed in this step, by kind and whether it failed: counting each by itself would cost
         as much as a fifth of executing it."""
-        """Operations executed, for the status."""
         self._operations_in_batches = 0
         """Those that a batch was already observed for."""
         self._checkpoints: dict[ReplicaId, dict[SequenceNumber, Digest]] = {}
@@ -131,10 +131,14 @@ class Metrics:
         self._kv_operations_of = cache(self._kv_operations.labels)
         self._kv_queries_of = cache(self._kv_queries.labels)
 
-    def watch_lag(self, lag_seconds: Callable[[], float]) -> None:
-        """Registers the event loop's lag, asked for at each scrape."""
+    def watch(self, lag_seconds: Callable[[], float], lines_lost: Callable[[], int]) -> None:
+        """Registers what is asked for at each scrape: the event loop's lag, and the lines that the
+        log could not take."""
         self._gauge("event_loop_lag_seconds", "How late the event loop is").set_function(
             lag_seconds
+        )
+        self._gauge("log_lines_lost", "Lines of the log that were not written").set_function(
+            lines_lost
         )
 
     def on_message(self, direction: str, kind: str, count: int = 1) -> None:

@@ -187,7 +187,7 @@ class ReplicaNode:
     async def _serve(self, runtime: Runtime, outbox: Outbox) -> None:
         configuration = self._configuration
         self._board = StatusBoard(self._genesis.thresholds, self._status(), outbox.is_responsive)
-        self._metrics.watch_lag(self._board.lag_seconds)
+        self._metrics.watch(self._board.lag_seconds, lambda: self._log.lost)
         if self._stop_asked:
             return
         await self._network.listen(
@@ -276,8 +276,10 @@ class ReplicaNode:
 
     def _on_disk_failed(self, what: str, error: BaseException) -> NoReturn:
         """Nobody knows what is on disk now: the process ends at once, before anything leaves."""
-        self._log.error("disk_failed", what=what, error=repr(error))
-        os._exit(EXIT_DISK_FAILED)
+        try:
+            self._log.error("disk_failed", what=what, error=repr(error))
+        finally:
+            os._exit(EXIT_DISK_FAILED)
 
 
 def read_genesis(configuration: NodeConfiguration) -> Genesis:
@@ -324,3 +326,4 @@ def run_replica(configuration: NodeConfiguration) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
     log.info("stopped")
+    log.flush()

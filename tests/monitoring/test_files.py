@@ -31,7 +31,7 @@ NAME = re.compile(r"\bpbft_[a-z_]+\b")
 def known_names() -> set[str]:
     """Every name under which a replica exposes a sample."""
     metrics = Metrics(0, "1")
-    metrics.watch_lag(lambda: 0.0)
+    metrics.watch(lambda: 0.0, lambda: 0)
     metrics.on_bytes("out", 1)
     metrics.on_message("out", "commit")
     metrics.on_rejection("frame", Reason.MALFORMED, 1)

@@ -3,11 +3,12 @@
 import io
 import json
 import logging
+import os
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from pbft.core.effects import Event, EventName
 from pbft.errors import ConfigurationError, Reason
 from pbft.node import event_log as event_log_module
+from pbft.node import line_writer
 from pbft.node import status as status_module
 from pbft.node.admin import AdminListener
 from pbft.node.event_log import LINES_PER_WINDOW, EventLog, LibraryHandler
@@ -121,7 +123,7 @@ def test_a_blocked_event_loop_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = board()
     shown.beat(0.25)
     metrics = Metrics(2, "1")
-    metrics.watch_lag(shown.lag_seconds)
+    metrics.watch(shown.lag_seconds, lambda: 0)
     with admin(shown, metrics) as url:
         assert get(f"{url}/livez") == (200, "ok\n")
         assert "pbft_event_loop_lag_seconds 0.25" in get(f"{url}/metrics")[1]
@@ -234,7 +236,9 @@ def test_log_lines_are_json_objects() -> None:
 
 def test_log_lines_are_readable_on_a_terminal() -> None:
     stream = io.StringIO()
-    EventLog(3, stream, readable=True).warning("rejected", peer=1, reason="malformed")
+    log = EventLog(3, stream, readable=True)
+    log.warning("rejected", peer=1, reason="malformed")
+    log.flush()
     assert stream.getvalue().endswith("replica 3: rejected peer=1 reason=malformed\n")
 
 
@@ -251,12 +255,47 @@ def test_one_peer_cannot_fill_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.get("peer") for line in lines] == [1] * LINES_PER_WINDOW + [2, None]
     now[0] += event_log_module.WINDOW_SECONDS
     log.warning("rejected", peer=1)
+    log.flush()
     assert json.loads(stream.getvalue().splitlines()[-1])["suppressed"] == 50
+
+
+@pytest.mark.parametrize("end", ["broken pipe", "closed"])
+def test_a_log_that_cannot_be_written_stops_nobody(end: str) -> None:
+    reader, writer = os.pipe()
+    stream = os.fdopen(writer, "w")
+    log = EventLog(0, stream)
+    log.info("started")
+    log.flush()
+    os.close(reader)
+    if end == "closed":
+        stream.close()
+    log.info("peer_connected", peer=1)
+    log.error("halted")
+    assert log.lost == 2
+    with suppress(OSError):
+        stream.close()
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_writer, "LINES_WAITING_MAX", 100)
+    monkeypatch.setattr(line_writer, "FLUSH_SECONDS", 0.05)
+    reader, writer = os.pipe()
+    text = "x" * 1_000
+    with suppress(BrokenPipeError), os.fdopen(writer, "w") as stream:
+        log = EventLog(0, stream)
+        for peer in range(1_000):
+            log.info("peer_connected", peer=peer, text=text)
+        log.error("halted")
+        assert log.lost > 500
+        with os.fdopen(reader) as lines:
+            for _ in range(10):
+                assert json.loads(lines.readline())["text"] == text
 
 
 def test_warnings_of_libraries_become_events() -> None:
     stream = io.StringIO()
-    handler = LibraryHandler(EventLog(0, stream))
+    log = EventLog(0, stream)
+    handler = LibraryHandler(log)
     library = logging.getLogger("a.library.of.a.test")
     library.propagate = False
     library.addHandler(handler)
@@ -266,6 +305,7 @@ def test_warnings_of_libraries_become_events() -> None:
     except ValueError:
         library.exception("it broke %d", 5)
     library.removeHandler(handler)
+    log.flush()
     line = json.loads(stream.getvalue())
     assert line["event"] == "library_warning" and line["library"] == "a.library.of.a.test"
     assert line["text"] == "it broke 5: ValueError('inner')"

@@ -292,10 +292,10 @@ def test_what_the_core_tells_is_counted_and_logged() -> None:
         ]
         it.core.extra = lambda step: told if step == "link 1 True" else []
         it.inbox.put_own(LinkChanged(1, up=True))
-        await run_until(it, lambda: "link 1 True" in it.core.steps)
+        await run_until(it, lambda: '"event": "suspected", "view": 3' in it.log_text.getvalue())
+        assert "link 1 True" in it.core.steps
         assert it.gate.complaints == [(2, "status", Reason.BAD_CERTIFICATE)]
         assert it.metrics.rejections == {"rate_limit": 1}
-        assert '"event": "suspected", "view": 3' in it.log_text.getvalue()
 
     asyncio.run(scenario())
 
