@@ -9,11 +9,13 @@ operator's certificate (`pbft.node.admin_tls`).
 import json
 import sys
 import threading
+import time
 from contextlib import suppress
 from http import HTTPStatus
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6, SHUT_RDWR, socket
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -27,6 +29,13 @@ from pbft.node.status import StatusBoard
 
 REQUEST_SECONDS = 5
 """A connection that says nothing for this long is closed."""
+CONNECTION_SECONDS = 15
+"""One that is still there after so long is cut, whatever it says: it carries one request."""
+HEAD_BYTES_MAX = 16_384
+"""Of a request before its body."""
+METRICS_SECONDS = 0.5
+"""One rendering of the metrics serves everybody for so long: it holds the interpreter, which the
+event loop needs."""
 CONNECTIONS_MAX = 64
 """At a time, each with a thread; beyond, the oldest is cut, so that one that says nothing keeps
 nobody out."""
@@ -38,11 +47,50 @@ JSON = "application/json"
 JSON_LINES = "application/jsonl"
 
 
+class _Head:
+    """What a request is read from: bounded up to its body, or lines of 64 KiB would be kept a
+    hundred at a time."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._room = HEAD_BYTES_MAX
+        self.read = stream.read
+        self.close = stream.close
+
+    def readline(self, limit: int) -> bytes:
+        """A line of the head. Raises HTTPException when it is too much altogether, which the
+        library answers with 431 once it knows what is asked for."""
+        line = self._stream.readline(min(limit, self._room + 1))
+        self._room -= len(line)
+        if self._room < 0:
+            raise HTTPException("the head is too long")
+        return line
+
+
+class _MetricsPage:
+    """The metrics as text, rendered now and then. Any thread."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._lock = threading.Lock()
+        self._rendered_at: float | None = None
+        self._text = b""
+
+    def text(self) -> bytes:
+        """As they are, or were METRICS_SECONDS ago at most."""
+        with self._lock:
+            now = time.monotonic()
+            if self._rendered_at is None or now >= self._rendered_at + METRICS_SECONDS:
+                self._text = generate_latest(self._registry)
+                self._rendered_at = time.monotonic()
+            return self._text
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
     board: StatusBoard
-    registry: CollectorRegistry
+    metrics: _MetricsPage
     events: EventStream
     faults: FaultDesk | None
     security: AdminSecurity | None
@@ -50,31 +98,43 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(address, handler)
         self._lock = threading.Lock()
-        self._controls: dict[object, socket] = {}
-        """For each connection another handle on it, by which it can be cut whatever TLS made of
-        the first."""
+        self._controls: dict[object, tuple[float, socket]] = {}
+        """For each connection, oldest first, when it came, and another handle on it, by which it
+        can be cut whatever TLS made of the first."""
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Starts the thread of a new connection, and cuts the oldest if they are too many."""
         with self._lock:
-            self._controls[request] = request.dup()
+            self._controls[request] = (time.monotonic(), request.dup())
             if len(self._controls) > CONNECTIONS_MAX:
-                oldest = self._controls.pop(next(iter(self._controls)))
-                with oldest, suppress(OSError):
-                    oldest.shutdown(SHUT_RDWR)
+                self._cut_oldest()
         super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Called now and then: cuts who took too long."""
+        with self._lock:
+            while self._controls:
+                came_at, _ = next(iter(self._controls.values()))
+                if time.monotonic() < came_at + CONNECTION_SECONDS:
+                    return
+                self._cut_oldest()
+
+    def _cut_oldest(self) -> None:
+        _, oldest = self._controls.pop(next(iter(self._controls)))
+        with oldest, suppress(OSError):
+            oldest.shutdown(SHUT_RDWR)
 
     def shutdown_request(self, request: Any) -> None:
         """Ends a connection for good."""
         with self._lock:
-            control = self._controls.pop(request, None)
-        if control is not None:
-            control.close()
+            known = self._controls.pop(request, None)
+        if known is not None:
+            known[1].close()
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A connection that breaks, or that TLS refuses, is no news; anything else is a bug."""
-        if not isinstance(sys.exception(), OSError):
+        """A connection that breaks, or that is refused, is no news; anything else is a bug."""
+        if not isinstance(sys.exception(), OSError | HTTPException):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
@@ -94,6 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.request, REQUEST_SECONDS
             )
         super().setup()
+        self.rfile = _Head(self.rfile)  # type: ignore[assignment, arg-type]
 
     def finish(self) -> None:
         """Ends the connection; the server itself knows only the plain one below TLS."""
@@ -114,8 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
                 body = json.dumps(self.server.board.status.as_json()).encode()
                 self._answer(HTTPStatus.OK, JSON, body)
             case "/metrics":
-                body = generate_latest(self.server.registry)
-                self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, body)
+                self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, self.server.metrics.text())
             case "/events":
                 self._answer_events(url.query)
             case "/faults" if self.server.faults is not None:
@@ -199,7 +259,7 @@ class AdminListener:
                 f"cannot listen on {host}:{port} for admin: {error.strerror}"
             ) from error
         self._server.board = board
-        self._server.registry = registry
+        self._server.metrics = _MetricsPage(registry)
         self._server.events = events
         self._server.faults = faults
         self._server.security = security

@@ -15,12 +15,12 @@ from pbft.core.effects import Event
 from pbft.types import Micros, ReplicaId, SequenceNumber, View
 
 EVENTS_KEPT = 8_192
-"""Some seconds under full load, about 2 MB."""
+"""Some seconds under full load, about 2 MB, and as much again where somebody reads."""
 EVENTS_PER_PAGE = 4_096
 """What one reading answers at most: below 1 MiB of JSON."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """One thing that happened. `value` and `detail` are as in pbft.core.effects.Event; of a vote,
     `value` is the signer and `detail` the begin of the digest in hexadecimal."""
@@ -34,24 +34,28 @@ class Entry:
     value: int
     detail: str
 
+    _line: str = ""
+
     def to_json(self) -> str:
-        """One line, without its end."""
-        return json.dumps(
-            {
-                "number": self.number,
-                "at_us": self.at_us,
-                "event": self.event,
-                "view": self.view,
-                "sequence": self.sequence,
-                "value": self.value,
-                "detail": self.detail,
-            }
-        )
+        """One line, without its end; spelled once, however many read it."""
+        if not self._line:
+            self._line = json.dumps(
+                {
+                    "number": self.number,
+                    "at_us": self.at_us,
+                    "event": self.event,
+                    "view": self.view,
+                    "sequence": self.sequence,
+                    "value": self.value,
+                    "detail": self.detail,
+                }
+            )
+        return self._line
 
 
 class EventStream:
     """One replica's ring. Written in the event loop, read in any thread, without a lock: both
-    sides only exchange references to immutable entries."""
+    sides only exchange references to entries that nobody changes."""
 
     def __init__(self, replica: ReplicaId, capacity: int = EVENTS_KEPT) -> None:
         self._replica = replica

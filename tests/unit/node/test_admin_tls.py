@@ -179,6 +179,7 @@ def test_connections_that_never_finish_keep_nobody_out(
 ) -> None:
     # So long that nothing of this test waits for it by chance, however slow the machine.
     monkeypatch.setattr(admin, "REQUEST_SECONDS", 600)
+    monkeypatch.setattr(admin, "CONNECTION_SECONDS", 600)
     monkeypatch.setattr(admin._Handler, "timeout", 600)
     before = threading.active_count()
     with ExitStack() as stack:
