@@ -98,7 +98,10 @@ def _advance_unreachable(core: Core, now_us: Micros) -> None:
         suspicion.unreachable_deadline_us = None
         suspicion.unreachable_fired = False
     elif suspicion.unreachable_deadline_us is None:
-        backoff = min(core.view_change.failed_views, BACKOFF_VIEWS_MAX)
+        change = core.view_change
+        # What was executed in this view ends the row of those that failed.
+        failed = change.failed_views if core.executed == change.executed_at_entry else 0
+        backoff = min(failed, BACKOFF_VIEWS_MAX)
         wait_us = core.settings.timers.primary_unreachable_us << backoff
         suspicion.unreachable_deadline_us = now_us + wait_us
     elif now_us >= suspicion.unreachable_deadline_us:

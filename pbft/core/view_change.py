@@ -243,10 +243,19 @@ def on_new_view(core: Core, new_view: Authenticated[NewView]) -> None:
         core.reject("new_view", Reason.DIGEST_CONFLICT, new_view.signer)
         return
     for signed in message.view_changes:
-        assert isinstance(signed.signer, int)
-        core.view_change.highest.setdefault(signed.signer, signed)
+        _remember_highest(core, message.view, signed)
     core.emit(Persist(NewViewRecord(message.view, new_view.signed)))
     enter(core, message.view, new_view.signed, plan, message.pre_prepares)
+
+
+def _remember_highest(core: Core, view: View, signed: Signed) -> None:
+    """A view-change for `view` was in V: its signer may have to be told of it at a recall."""
+    assert isinstance(signed.signer, int)
+    highest = core.view_change.highest
+    known = highest.get(signed.signer)
+    before = None if known is None else core.verifier.decode(known)
+    if not isinstance(before, ViewChange) or before.view < view:
+        highest[signed.signer] = signed
 
 
 def _is_refuted(core: Core, view: View, plan: NewViewPlan) -> bool:

@@ -113,6 +113,19 @@ def test_a_primary_is_told_its_pre_prepares() -> None:
     assert [solo.forge.vote(vote).sequence for vote in told.votes] == [1, 2]
 
 
+def test_the_highest_view_change_is_told_wherever_it_came_from() -> None:
+    """The later one came in V, and its signer's own copy when it was stale."""
+    solo = Solo()
+    peer = solo.others[0]
+    solo.cluster.tell(1, solo.forge.view_change(peer, 2))
+    solo.enter(3)
+    solo.cluster.tell(1, solo.forge.view_change(peer, 3))
+    solo.cluster.tell(1, solo.forge.sign(peer, Recall(peer, b"a" * 32)))
+    (told,) = solo.node.sent(Recalled)
+    assert told.view_change is not None
+    assert solo.forge.verifier.decode(told.view_change).view == 3
+
+
 def test_a_flood_of_recalls_is_limited() -> None:
     solo = Solo()
     for _ in range(100):

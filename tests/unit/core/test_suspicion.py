@@ -5,7 +5,7 @@ import pytest
 from pbft.core.effects import EventName, Send
 from pbft.core.settings import Timers
 from pbft.core.suspicion import BACKOFF_VIEWS_MAX
-from pbft.messages import Proposal, Request, Status, ViewChange
+from pbft.messages import NewView, Proposal, Request, Status, ViewChange
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_solo import Solo
 
@@ -224,6 +224,22 @@ def test_the_short_timer_backs_off_with_failed_views() -> None:
         solo.cluster.advance(1)
         assert solo.node.core.suspicion.mine
         solo.node.link(0, True)
+
+
+def test_views_that_failed_long_ago_hold_nobody_up() -> None:
+    """The short timer backs off while views fail in a row; one in which all went well ends that."""
+    cluster = Cluster(4)
+    cluster.drop(lambda m: m.says(NewView) or m.sender == 0)
+    cluster.submit(cluster.forge.request(), to=range(4))
+    cluster.advance(70 * SECOND)
+    cluster.drop(None)
+    cluster.advance(120 * SECOND)
+    cluster.run(2, first=2)
+    (view,) = cluster.views()
+    assert min(node.core.view_change.failed_views for node in cluster.up) >= 2
+    cluster.fail_primary()
+    cluster.advance(SECOND // 2)
+    assert cluster.views() == {view + 1}
 
 
 def test_views_in_which_something_was_executed_did_not_fail() -> None:
