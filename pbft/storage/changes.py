@@ -6,8 +6,10 @@ Keys that changed in any other way have all their changed records (`versions`). 
 in their place (`found`, `found_records`) is kept until the digest accounts for the change.
 """
 
-from collections.abc import Iterator, Mapping
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Final, TypeAlias
 
 from pbft.messages import Leaf
@@ -90,6 +92,11 @@ class DomainChanges:
             return {version: value}
         return {base: None, version: value}
 
+    def ascending(self) -> Iterator[bytes]:
+        """The keys of all records changed, each once; only when the layer is sealed."""
+        hidden = sorted(key for key in self.versions if key not in self.latest)
+        return heapq.merge(self.keys.ascending(), hidden) if hidden else self.keys.ascending()
+
     def spell_out(self, key: bytes) -> dict[int, bytes | None]:
         """The changed records of a key, from now on kept one by one, to be added to."""
         versions = self.versions.get(key)
@@ -169,24 +176,6 @@ class Layer:
         for domain, changes in self.domains.items():
             yield from changes.take_found(domain)
 
-    def changes(self) -> Iterator[Change]:
-        """Every record changed, once. The most are in long ascending stretches: neighbours on disk
-        are changed together."""
-        for domain, changes in self.domains.items():
-            latest, replaced = changes.latest, changes.replaced
-            for key in changes.keys.by_runs():
-                if (base := replaced.get(key)) is None:
-                    continue
-                record = latest[key]
-                assert record is not None
-                version, value = record
-                if base not in (NO_VERSION, version):
-                    yield domain, key, base, None
-                yield domain, key, version, value
-            for key, versions in changes.versions.items():
-                for version, changed in versions.items():
-                    yield domain, key, version, changed
-
 
 @dataclass(slots=True)
 class SealedLayer:
@@ -198,3 +187,30 @@ class SealedLayer:
     """Empty until it is computed."""
     leaves: dict[int, Leaf] = field(default_factory=dict)
     """The leaves that differ from those of the checkpoint before, as of this one."""
+
+
+def changes_of(layers: Sequence[SealedLayer]) -> Iterator[Change]:
+    """Every record that differs after these layers (the oldest first) from before them, once, in
+    the order in which records lie on disk.
+
+    In any other order LMDB cannot make room in its list of changed pages for those that removals
+    empty, and refuses the transaction when there are 131,072 of them (MDB_TXN_FULL).
+    """
+    domains = sorted({domain for item in layers for domain in item.layer.domains})
+    for domain in domains:
+        several = [item.layer.domains[domain] for item in layers if domain in item.layer.domains]
+        keys = heapq.merge(*(changes.ascending() for changes in several))
+        for key, _ in groupby(keys):
+            versions = _changed(several, key)
+            for version in sorted(versions, reverse=True):
+                yield domain, key, version, versions[version]
+
+
+def _changed(several: Sequence[DomainChanges], key: bytes) -> Mapping[int, bytes | None]:
+    """The changed records of a key as the last of several layers left them."""
+    if len(several) == 1:
+        return several[0].changed(key)
+    versions: dict[int, bytes | None] = {}
+    for changes in several:
+        versions.update(changes.changed(key))
+    return versions

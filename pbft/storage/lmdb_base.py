@@ -6,9 +6,8 @@ holds back only the reuse of the pages that were replaced since.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from operator import itemgetter
 from pathlib import Path
 
 import lmdb
@@ -18,7 +17,6 @@ from pbft.storage.api import (
     INITIAL_CHECKPOINT,
     RUN_CHANGES,
     BaseChange,
-    Change,
     StorageCorrupt,
     StorageFailed,
 )
@@ -83,11 +81,13 @@ class LmdbBase:
     def _write(self, transaction: "lmdb.Transaction[bytes]", change: BaseChange) -> None:
         with transaction.cursor(self._records) as cursor:
             for batch in change.batches:
-                for run in _sorted_runs(batch):
-                    for key, value in run:
+                changes = iter(batch)
+                while run := list(islice(changes, RUN_CHANGES)):
+                    for domain, key, version, value in run:
+                        name = encode_key(domain, key, version)
                         if value is not None:
-                            cursor.put(key, protect(key, value))
-                        elif cursor.set_key(key):
+                            cursor.put(name, protect(name, value))
+                        elif cursor.set_key(name):
                             cursor.delete()
                     if change.pause_seconds:
                         time.sleep(change.pause_seconds)
@@ -111,18 +111,6 @@ class LmdbBase:
         """See StateBase.close."""
         self._view.close()
         self._environment.close()
-
-
-def _sorted_runs(batch: Iterable[Change]) -> Iterator[list[tuple[bytes, bytes | None]]]:
-    """The changes with encoded keys, in sorted runs: neighbours in the tree are written
-    together."""
-    changes = iter(batch)
-    while run := [
-        (encode_key(domain, key, version), value)
-        for domain, key, version, value in islice(changes, RUN_CHANGES)
-    ]:
-        run.sort(key=itemgetter(0))
-        yield run
 
 
 class LmdbView(OrderedView):

@@ -41,10 +41,9 @@ class SortedKeys:
         runs = [_part(run, start, end) for run in (*self._runs, self._recent.copy())]
         return heapq.merge(*runs)
 
-    def by_runs(self) -> Iterator[bytes]:
-        """All keys, once: long ascending stretches one after the other."""
-        for run in (*self._runs, sorted(self._recent)):
-            yield from run
+    def ascending(self) -> Iterator[bytes]:
+        """All keys, ascending; nobody may add keys meanwhile."""
+        return heapq.merge(*self._runs, sorted(self._recent))
 
 
 def _part(run: list[bytes], start: bytes, end: bytes | None) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from pbft.storage.api import (
 )
 from pbft.storage.bitmap import from_bitmap, to_bitmap
 from pbft.storage.bucket_sums import BucketSums, state_digest
-from pbft.storage.changes import DomainChanges, Layer, SealedLayer
+from pbft.storage.changes import DomainChanges, Layer, SealedLayer, changes_of
 from pbft.storage.layers import DomainRecords
 from pbft.storage.leaf_records import is_well_formed
 from pbft.storage.ordered import DOMAIN_MAX
@@ -73,7 +73,7 @@ class MergePlan:
         effect = self._effect
         self._base.apply(
             BaseChange(
-                batches=(item.layer.changes() for item in self.layers),
+                batches=(changes_of(self.layers),),
                 leaves=leaves,
                 checkpoint=DurableCheckpoint(effect.sequence, effect.digest, effect.certificate),
                 # Most keys had one record replaced by another: two changes.
