@@ -126,6 +126,9 @@ class LocalLimits:
     """Once the held reads answered in one step reach it, the others wait for the next step ..."""
     read_records_per_step: int = 20_000
     """... and so they do once they have looked at so many records."""
+    operations_per_step: int = 1_000
+    """With so many executed in one step, what else is decided waits for the next, which is due at
+    once: a restart has hundreds of batches to execute, and is to be seen to live meanwhile."""
     evidence: int = 256
     bodies_per_slot: int = 8
     """Batches kept for one slot over several views; all that were accepted stay until the slot is

@@ -52,7 +52,8 @@ def reload_replicated(core: Core) -> None:
 
 
 def advance(core: Core) -> bool:
-    """Executes every decided batch that is next. Returns whether anything was executed."""
+    """Executes the decided batches that are next, as many as there is time for. Returns whether
+    anything was executed."""
     progressed = False
     before = core.executed
     installing = core.transfer is not None and core.transfer.installing
@@ -62,6 +63,9 @@ def advance(core: Core) -> bool:
             break
         digest = slot.decision.digest
         if digest != NULL_DIGEST and digest not in slot.bodies:
+            break
+        if core.operations_in_step >= core.settings.limits.operations_per_step:
+            core.execution_due = True
             break
         _execute_batch(core, slot, slot.bodies.get(digest))
         progressed = True
@@ -84,6 +88,7 @@ def _execute_batch(core: Core, slot: Slot, batch: VerifiedBatch | None) -> None:
         core.results_room = core.genesis.limits.results_bytes_per_batch
         core.records_room = core.genesis.limits.records_per_batch
         for request in batch.requests:
+            core.operations_in_step += len(request.message.operations)
             _execute_request(core, slot.sequence, request)
         count = len(batch.requests)
     core.executed = slot.sequence

@@ -189,6 +189,8 @@ class Replica:
         ]
         if core.held:
             candidates.append(core.held_due_us)
+        if core.execution_due:
+            candidates.append(core.now.monotonic_us)
         if self._is_postponed:
             candidates.append(self._attention_us)
         self._expected_us = min(known for known in candidates if known is not None)
@@ -222,6 +224,7 @@ class Replica:
         core = self.core
         assert now.monotonic_us >= core.now.monotonic_us, "time went back"
         core.now = now
+        core.operations_in_step, core.execution_due = 0, False
         if self._expected_us is None:
             return
         late_us = now.monotonic_us - self._expected_us

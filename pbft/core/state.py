@@ -259,6 +259,10 @@ class Core:
     restored_end: SequenceNumber = 0
     """Up to here the vote log held, at the start, what was decided above the durable state."""
     agreed_time_us: Micros = 0
+    operations_in_step: int = 0
+    """Executed since the step began."""
+    execution_due: bool = False
+    """The step ended with something left that could be executed."""
     results_room: int = 0
     """Bytes of results that the batch under execution may still produce."""
     records_room: int = 0

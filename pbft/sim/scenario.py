@@ -208,6 +208,7 @@ def draw_scenario(
         faults_end_us=faults_end_us,
         power_loss_at_end=random.random() < 0.3,
         quiet_timeouts=100 if random.random() < 0.1 else 3,
+        local_limits=LocalLimits(operations_per_step=random.choice((1, 1_000, 1_000))),
     )
 
 

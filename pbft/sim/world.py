@@ -283,6 +283,9 @@ class World:
             return
         assert node.replica is not None
         core = node.replica.core
+        if core.execution_due:
+            # Any step executes what is left.
+            return
         before = (core.view, core.executed, core.low_water_mark, core.agreed_time_us)
         node.take_in(origin, inbound)
         after = (core.view, core.executed, core.low_water_mark, core.agreed_time_us)

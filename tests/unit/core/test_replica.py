@@ -253,3 +253,21 @@ def test_a_checkpoint_is_taken_though_the_proof_came_first() -> None:
         wrong.cluster.tell(1, wrong.forge.committed(sequence, wrong.batch(sequence)))
     assert wrong.node.core.diverged
     assert len(wrong.node.events(EventName.STATE_DIVERGED)) == 1
+
+
+def test_what_takes_long_to_execute_takes_several_steps() -> None:
+    """Otherwise a replica with much to catch up with does nothing else meanwhile, not even say that
+    it lives. Nobody is suspected for it."""
+    solo = Solo(me=2, limits=LocalLimits(operations_per_step=1))
+    core, replica, last = solo.node.core, solo.node.replica, INTERVAL - 1
+    solo.node.submit(solo.forge.request(last))
+    solo.decide_to(last, first=2)
+    solo.cluster.now_us += core.timeout_us
+    solo.decide(1)
+    for executed in range(1, last):
+        assert core.executed == executed and core.execution_due
+        assert replica.next_deadline_us() == solo.node.now().monotonic_us
+        assert not core.suspicion.mine
+        solo.node.step(replica.tick)
+    assert core.executed == last and not core.execution_due and not core.suspicion.mine
+    assert len(solo.node.journal) == last
