@@ -72,7 +72,12 @@ def open_or_create(directory: Path, replicas: int | None) -> LocalCluster:
     from pbft_client.cluster_file import load_cluster_file
 
     if not Layout(directory).exists():
-        create_testnet(directory, replicas or REPLICAS_DEFAULT, initialise_storage=True)
+        try:
+            create_testnet(directory, replicas or REPLICAS_DEFAULT, initialise_storage=True)
+        except CommandFailed:
+            # Another `pbft up` may have been quicker: its cluster is as good.
+            if not Layout(directory).exists():
+                raise
     cluster = LocalCluster(directory)
     # Before anything is started: with a wrong file nobody could tell whether the replicas serve.
     named = len(load_cluster_file(cluster.layout.cluster_file).replicas)

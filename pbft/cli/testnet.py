@@ -1,9 +1,10 @@
 """`pbft testnet init`: genesis, keys, configurations and addresses of a new cluster."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from pbft.cli.options import directory_option, format_option
 from pbft.cli.output import print_json, say
 from pbft.quorum import MAX_REPLICAS, MIN_REPLICAS
 
+if TYPE_CHECKING:
+    from pbft.genesis import Genesis
+
 CLIENTS_DEFAULT = 256
 HOST = "127.0.0.1"
 PORTS_PER_REPLICA = 3
@@ -20,6 +24,9 @@ PORTS_PER_REPLICA = 3
 FREE_PORTS_START = 20_000
 FREE_PORTS_END_FALLBACK = 32_768
 FREE_PORTS_ATTEMPTS = 200
+PARTIAL = ".partial-"
+"""In the name of a directory in which the files of a testnet are made before they go to their
+place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,19 +166,102 @@ def create_testnet(
     hosts: Hosts = ON_THIS_MACHINE,
     insecure: bool = False,
 ) -> Layout:
-    """Writes a whole testnet; cluster.toml comes last and marks it as complete.
+    """Makes a whole testnet or nothing: its files appear in the directory when all are made.
 
-    Raises CommandFailed if the directory holds anything already: keys are never overwritten.
+    Raises CommandFailed if the directory holds anything already, or another command is quicker to
+    fill it: keys are never overwritten.
+    """
+    layout = Layout(directory.absolute())
+    _require_empty(layout.directory)
+    ports = choose_ports(replicas, base_port)
+    layout.directory.parent.mkdir(parents=True, exist_ok=True)
+    with _partial(layout) as partial:
+        genesis = _write_keys(partial, replicas, clients)
+        for replica in range(replicas):
+            _write_configuration(partial, replica, ports, hosts, insecure)
+            if initialise_storage:
+                from pbft.storage import directory as storage
+
+                storage.create(partial.data_directory(replica), genesis.cluster_id, replica)
+        if not insecure:
+            from pbft.cli.certificates import create_certificates
+
+            create_certificates(partial, genesis)
+        _write_cluster_file(partial, ports, hosts, insecure)
+        _publish(partial, layout)
+    return layout
+
+
+def _require_empty(directory: Path) -> None:
+    """Refuses what is not empty; what other commands are making in there does not count yet."""
+    if directory.exists() and not directory.is_dir():
+        raise CommandFailed(f"{directory} is a file: name a new directory")
+    if directory.exists() and not all(
+        path.name.startswith(PARTIAL) for path in directory.iterdir()
+    ):
+        raise CommandFailed(
+            f"{directory} is not empty, and nothing is ever overwritten: name another "
+            "directory, or remove this one if nothing in it is needed"
+        )
+
+
+@contextmanager
+def _partial(layout: Layout) -> Iterator[Layout]:
+    """A directory to make the testnet in, gone at the end if it is still there.
+
+    It is beside the one that is wanted; inside, if that exists: it may be a mounted volume, or the
+    working directory of a shell, and has to stay what it is.
     """
     import secrets
+    import shutil
 
-    from pbft.cli.certificates import create_certificates
+    name = f"{PARTIAL}{secrets.token_hex(8)}"
+    if layout.directory.exists():
+        directory = layout.directory / name
+    else:
+        directory = layout.directory.with_name(layout.directory.name + name)
+    try:
+        directory.mkdir()
+        yield Layout(directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _publish(partial: Layout, layout: Layout) -> None:
+    """Puts the files in their place. A directory does not take the place of one that holds
+    something: so of several commands that make a testnet there at once, the first wins.
+    """
+    import errno
+
+    try:
+        if partial.directory.parent == layout.directory:
+            _move_files(partial, layout.directory)
+        else:
+            partial.directory.rename(layout.directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise CommandFailed(
+            f"another command has made {layout.directory} at the same time; it was left as it is"
+        ) from error
+
+
+def _move_files(partial: Layout, directory: Path) -> None:
+    """First the clients' directory, which decides who wins; last the file that says that all is
+    there."""
+    ends = (partial.clients_directory, partial.cluster_file)
+    middle = [path for path in partial.directory.iterdir() if path not in ends]
+    for path in (partial.clients_directory, *middle, partial.cluster_file):
+        path.rename(directory / path.name)
+
+
+def _write_keys(layout: Layout, replicas: int, clients: int) -> "Genesis":
+    """Keys of all, and the genesis that names them."""
+    import secrets
+
     from pbft.crypto.keys import generate_key_pair, save_key_pair
     from pbft.genesis import Genesis, dump_genesis, parse_genesis
 
-    layout = Layout(directory.absolute())
-    _claim(layout)
-    ports = choose_ports(replicas, base_port)
     replica_keys = [generate_key_pair() for _ in range(replicas)]
     client_keys = [generate_key_pair() for _ in range(clients)]
     document = dump_genesis(
@@ -181,34 +271,12 @@ def create_testnet(
             clients=frozenset(key.public for key in client_keys),
         )
     )
-    genesis = parse_genesis(document)
     layout.genesis_file.write_bytes(document)
     for client, key in enumerate(client_keys):
         save_key_pair(layout.client_key_file(client), key)
     for replica, key in enumerate(replica_keys):
         save_key_pair(layout.replica_key_file(replica), key)
-        _write_configuration(layout, replica, ports, hosts, insecure)
-        if initialise_storage:
-            from pbft.storage import directory as storage
-
-            storage.create(layout.data_directory(replica), genesis.cluster_id, replica)
-    if not insecure:
-        create_certificates(layout, genesis)
-    _write_cluster_file(layout, ports, hosts, insecure)
-    return layout
-
-
-def _claim(layout: Layout) -> None:
-    """Makes the directory, or takes an empty one; refuses anything else."""
-    if layout.directory.exists():
-        if not layout.directory.is_dir():
-            raise CommandFailed(f"{layout.directory} is a file: name a new directory")
-        if any(layout.directory.iterdir()):
-            raise CommandFailed(
-                f"{layout.directory} is not empty, and nothing is ever overwritten: name another "
-                "directory, or remove this one if nothing in it is needed"
-            )
-    layout.directory.mkdir(parents=True, exist_ok=True)
+    return parse_genesis(document)
 
 
 def _write_configuration(
@@ -255,9 +323,7 @@ def _write_cluster_file(
         operator=None if insecure else layout.operator_file,
         insecure=insecure,
     )
-    partial = layout.cluster_file.with_suffix(".partial")
-    partial.write_text(dump_cluster_file(cluster, layout.directory))
-    partial.replace(layout.cluster_file)
+    layout.cluster_file.write_text(dump_cluster_file(cluster, layout.directory))
 
 
 def choose_ports(replicas: int, base_port: int | None) -> list[ReplicaPorts]:

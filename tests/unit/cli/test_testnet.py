@@ -1,6 +1,7 @@
 """A new testnet: everything is there, private, consistent, and never overwritten."""
 
 import json
+import os
 import socket
 import stat
 import time
@@ -11,8 +12,9 @@ import pytest
 from pbft.cli import testnet as testnet_module
 from pbft.cli.failure import CommandFailed
 from pbft.cli.layout import Layout
+from pbft.cli.local import open_or_create
 from pbft.cli.main import run
-from pbft.cli.testnet import HOST, PORTS_PER_REPLICA, choose_ports, create_testnet
+from pbft.cli.testnet import HOST, PARTIAL, PORTS_PER_REPLICA, choose_ports, create_testnet
 from pbft.crypto.keys import load_key_pair
 from pbft.genesis import parse_genesis
 from pbft.node.config import load_configuration
@@ -61,7 +63,11 @@ def test_cluster_file_names_where_the_replicas_listen(tmp_path: Path) -> None:
 
 
 def test_secrets_are_for_their_owner_alone(tmp_path: Path) -> None:
-    layout = create_testnet(tmp_path / "net", replicas=4, clients=2)
+    before = os.umask(0)
+    try:
+        layout = create_testnet(tmp_path / "net", replicas=4, clients=2)
+    finally:
+        os.umask(before)
     secret_files = [
         layout.client_key_file(1),
         layout.client_certificate_file(1),
@@ -104,16 +110,89 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
         create_testnet(file, 4)
 
 
-def test_a_testnet_is_complete_only_when_its_last_file_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize("end", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_testnet_that_was_not_finished_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool, end: BaseException
 ) -> None:
     def fail(*_: object) -> None:
-        raise OSError("disk full")
+        raise end
 
-    monkeypatch.setattr(testnet_module, "_write_configuration", fail)
-    with pytest.raises(OSError, match="disk full"):
-        create_testnet(tmp_path / "net", 4, 1)
-    assert not Layout(tmp_path / "net").exists()
+    out = tmp_path / "net"
+    if is_there:
+        out.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(testnet_module, "_write_cluster_file", fail)
+        with pytest.raises(type(end)):
+            create_testnet(out, 4, 1)
+    assert list(tmp_path.rglob("*")) == ([out] if is_there else [])
+    create_testnet(out, 4, 1)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize("moment", ["choose_ports", "_write_configuration"])
+def test_of_two_that_make_a_testnet_at_once_the_first_to_finish_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool, moment: str
+) -> None:
+    out = tmp_path / "net"
+    if is_there:
+        out.mkdir()
+    step = getattr(testnet_module, moment)
+    files: dict[Path, bytes] = {}
+
+    def overtaken(*arguments: object) -> object:
+        monkeypatch.setattr(testnet_module, moment, step)
+        create_testnet(out, 4, 1)
+        files.update(contents(out))
+        return step(*arguments)
+
+    monkeypatch.setattr(testnet_module, moment, overtaken)
+    with pytest.raises(CommandFailed, match="at the same time"):
+        create_testnet(out, 4, 1)
+    assert len(files) > 10
+    assert contents(out) == files
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    """All files that are in their place."""
+    files = (path for path in directory.rglob("*") if path.is_file() and PARTIAL not in str(path))
+    return {path: path.read_bytes() for path in files}
+
+
+def test_up_goes_on_with_the_testnet_that_another_made_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(*arguments: object) -> None:
+        monkeypatch.undo()
+        open_or_create(tmp_path / "net", 4)
+        testnet_module._write_configuration(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(testnet_module, "_write_configuration", overtaken)
+    cluster = open_or_create(tmp_path / "net", 4)
+    assert cluster.replicas == [0, 1, 2, 3]
+    for replica in cluster.replicas:
+        key = load_key_pair(cluster.layout.replica_key_file(replica))
+        genesis = parse_genesis(cluster.layout.genesis_file.read_bytes())
+        assert key.public == genesis.replicas[replica]
+
+
+def test_an_empty_directory_stays_the_one_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a mounted volume, or where somebody's shell is."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o750)
+    before = tmp_path.stat().st_ino
+    layout = create_testnet(Path(), 4, 1)
+    assert load_cluster_file(Path("cluster.toml")).genesis.samefile(layout.genesis_file)
+    assert (tmp_path.stat().st_ino, mode(tmp_path)) == (before, 0o750)
+
+
+def test_what_a_killed_command_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / f"net{PARTIAL}0123").mkdir()
+    (tmp_path / "net" / f"{PARTIAL}0123").mkdir(parents=True)
+    create_testnet(tmp_path / "net", 4, 1)
 
 
 def test_storage_is_initialised_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
