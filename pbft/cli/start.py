@@ -1,11 +1,16 @@
 """`pbft start`: one replica in this process, until SIGTERM."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from pbft.cli.layout import Layout
 from pbft.cli.output import say
 from pbft.cli.storage import configuration_option
+
+if TYPE_CHECKING:
+    from pbft.node.config import NodeConfiguration
 
 
 @click.command()
@@ -54,8 +59,19 @@ def start(
     from pbft.node.replica_node import run_replica
 
     configuration = load_configuration(configuration_file, flags)
+    _require_private(configuration)
     if configuration.faults:
         say(f"replica {configuration.replica} will misbehave: {', '.join(configuration.faults)}")
     if configuration.insecure:
         say("warning: plain text, nothing but signatures tells who connects")
     run_replica(configuration)
+
+
+def _require_private(configuration: "NodeConfiguration") -> None:
+    """Raises ConfigurationError if the directory that `pbft testnet init` made for this replica
+    alone is open to others. About any other directory it is not for this command to decide."""
+    from pbft.crypto.keys import require_private_directory
+
+    directory = configuration.key.parent
+    if directory == Layout(directory.parent).replica_directory(configuration.replica):
+        require_private_directory(directory)

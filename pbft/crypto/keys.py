@@ -1,7 +1,8 @@
 """Ed25519 key pairs and the files that hold them (protocol.md section 3, operations.md section 3).
 
 A key file is one line: the 32-byte secret seed in hexadecimal. Whoever can read it can vote as its
-owner, so a file or directory that others may read is refused rather than warned about.
+owner, so a file that others may use is refused rather than warned about, and so is one in a
+directory where others may put another in its place. Directories that are made here are private.
 """
 
 import os
@@ -19,6 +20,7 @@ SEED_BYTES = 32
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _OTHERS = 0o077
+_OTHERS_WRITE = 0o022
 _FILE_BYTES_MAX = 2 * SEED_BYTES + 2
 
 
@@ -94,20 +96,26 @@ def write_private_file(path: Path, data: bytes) -> None:
 def read_private_file(path: Path, bytes_max: int) -> bytes:
     """The first `bytes_max` bytes of a file with secrets.
 
-    Raises ConfigurationError if it cannot be read, or if the file (0600) or its directory (0700) is
-    open to others.
+    Raises ConfigurationError if it cannot be read, is open to others, or lies in a directory in
+    which others may replace it.
     """
-    require_private_directory(path.parent)
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(bytes_max)
+        directory_mode = path.parent.stat().st_mode
     except OSError as error:
         raise ConfigurationError(f"cannot read the key file {path}: {error.strerror}") from error
     if mode & _OTHERS:
         raise ConfigurationError(
             f"the key file {path} has mode {stat.S_IMODE(mode):04o}: others may read it; "
             f"run: chmod 600 {path} (and replace the key if it was exposed)"
+        )
+    # In a sticky directory, such as /tmp, nobody replaces what belongs to somebody else.
+    if directory_mode & _OTHERS_WRITE and not directory_mode & stat.S_ISVTX:
+        raise ConfigurationError(
+            f"the directory {path.parent} has mode {stat.S_IMODE(directory_mode):04o}: others may "
+            f"replace the key file {path}; keep it in a directory that only its owner may change"
         )
     return data
 

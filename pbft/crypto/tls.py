@@ -99,8 +99,8 @@ class TlsIdentity:
 def load_identity(authority: Path, certificate: Path) -> TlsIdentity:
     """Reads the authority's certificate, and the file with an own certificate and its private key.
 
-    Raises ConfigurationError if one cannot be read or is not such a file, or if the private key's
-    file (0600) or directory (0700) is open to others.
+    Raises ConfigurationError if one cannot be read or is not such a file, or as `read_private_file`
+    if the private key is not safe from others.
     """
     try:
         trusted = authority.read_bytes()

@@ -159,6 +159,29 @@ def test_files_that_others_may_read_stop_a_replica(
     assert "run: chmod 600" in ended.stderr
 
 
+def test_nobody_is_told_to_close_a_directory_that_is_not_the_projects_own(
+    new_cluster: Callable[[], LocalCluster], tmp_path: Path
+) -> None:
+    layout = new_cluster().layout
+    place = ["--cluster", str(layout.cluster_file), "--timeout", "1"]
+    ended = pbft("kv", "get", "x", *place, "--key", "/nonexistent")
+    assert ended.returncode == 1
+    said = "error: cannot read the key file /nonexistent: No such file or directory\n"
+    assert ended.stderr == said
+
+    tmp_path.chmod(0o755)
+    for path in (layout.client_key_file(1), layout.client_certificate_file(1)):
+        shutil.copy(path, tmp_path)
+    ended = pbft("kv", "get", "x", *place, "--key", tmp_path / "1.key")
+    assert ended.returncode == 3, "no replica runs; the key is fine"
+
+    elsewhere = layout.replica_directory(0).rename(layout.directory / "elsewhere")
+    elsewhere.chmod(0o755)
+    (elsewhere / "data").rename(tmp_path / "data")
+    ended = pbft("start", "--config", elsewhere / "replica.toml")
+    assert "run pbft storage init first" in ended.stderr
+
+
 def test_certificates_end_are_announced_and_are_made_anew(
     new_cluster: Callable[[], LocalCluster],
 ) -> None:

@@ -59,12 +59,36 @@ def test_a_read_only_file_is_fine(saved: Path) -> None:
     assert load_key_pair(saved).seed == b"\x07" * 32
 
 
-@pytest.mark.parametrize("mode", [0o750, 0o705, 0o755, 0o711])
-def test_a_directory_that_others_may_use_is_refused(saved: Path, mode: int) -> None:
+@pytest.mark.parametrize("mode", [0o500, 0o750, 0o705, 0o755, 0o711, 0o1777])
+def test_a_private_file_may_lie_where_others_can_look_but_not_replace_it(
+    saved: Path, mode: int
+) -> None:
     saved.parent.chmod(mode)
     try:
-        with pytest.raises(ConfigurationError, match="chmod 700"):
+        assert load_key_pair(saved).seed == b"\x07" * 32
+    finally:
+        saved.parent.chmod(0o700)
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o770, 0o777])
+def test_a_directory_in_which_others_may_replace_the_file_is_refused(
+    saved: Path, mode: int
+) -> None:
+    """Without a word on how to change it: it may be anybody's."""
+    saved.parent.chmod(mode)
+    try:
+        with pytest.raises(ConfigurationError, match="may replace the key file") as refused:
             load_key_pair(saved)
+    finally:
+        saved.parent.chmod(0o700)
+    assert f"{saved.parent} has mode {mode:04o}" in str(refused.value)
+    assert "chmod" not in str(refused.value)
+
+
+@pytest.mark.parametrize("mode", [0o750, 0o705, 0o755, 0o711])
+def test_keys_are_written_only_where_others_may_not_look(saved: Path, mode: int) -> None:
+    saved.parent.chmod(mode)
+    try:
         with pytest.raises(ConfigurationError, match="chmod 700"):
             make_private_directory(saved.parent)
     finally:
@@ -97,11 +121,12 @@ def test_what_is_no_key(saved: Path, content: bytes) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path, saved: Path) -> None:
+    saved.parent.chmod(0o755)
+    for missing in (saved.parent / "missing.key", tmp_path / "missing" / "missing.key"):
+        said = f"^cannot read the key file {missing}: No such file or directory$"
+        with pytest.raises(ConfigurationError, match=said):
+            load_key_pair(missing)
     with pytest.raises(ConfigurationError, match="cannot read the key file"):
-        load_key_pair(saved.parent / "missing.key")
-    with pytest.raises(ConfigurationError, match="cannot use the directory"):
-        load_key_pair(tmp_path / "missing" / "missing.key")
-    with pytest.raises(ConfigurationError, match="not a directory"):
         load_key_pair(saved / "below")
     with pytest.raises(ConfigurationError, match="cannot make the directory"):
         save_key_pair(saved / "below" / "replica.key", generate_key_pair())

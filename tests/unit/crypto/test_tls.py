@@ -151,7 +151,7 @@ def test_an_identity_comes_back_from_its_files(saved: Path) -> None:
     [
         (lambda it: (it / "own" / "replica.pem").chmod(0o640), "run: chmod 600"),
         (lambda it: (it / "own" / "replica.pem").chmod(0o604), "has mode 0604"),
-        (lambda it: (it / "own").chmod(0o755), "run: chmod 700"),
+        (lambda it: (it / "own").chmod(0o770), "others may replace the key file"),
         (lambda it: (it / "own" / "replica.pem").unlink(), "cannot read the key file"),
         (lambda it: (it / "own" / "replica.pem").write_text("x"), "must hold a private key and"),
         (lambda it: (it / "authority.pem").write_text("x"), "not a certificate in PEM"),
