@@ -82,7 +82,8 @@ class LocalCluster:
                     f"replica {replica} has no data directory: `pbft storage init --config "
                     f"{configuration}` makes an empty one"
                 )
-            ProcessRecord.of(self._spawn(replica, options)).save(self.layout.process_file(replica))
+            with _signals_held():
+                self._spawn_recorded(replica, options)
         return True
 
     def kill(self, replica: int) -> bool:
@@ -129,6 +130,20 @@ class LocalCluster:
             known = ", ".join(map(str, self.replicas))
             raise CommandFailed(f"there is no replica {replica} here; there are {known}")
 
+    def _spawn_recorded(self, replica: int, options: Sequence[str]) -> None:
+        """Starts the process; ends it if it cannot be recorded, because nobody could find it."""
+        pid = self._spawn(replica, options)
+        try:
+            ProcessRecord.of(pid).save(self.layout.process_file(replica))
+        except BaseException as error:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            if not isinstance(error, OSError):
+                raise
+            raise CommandFailed(
+                f"replica {replica} was not started, its process cannot be recorded: {error}"
+            ) from error
+
     def _spawn(self, replica: int, options: Sequence[str]) -> int:
         """Starts the process by exec in a session of its own; returns its id."""
         log = str(self.layout.log_file(replica))
@@ -155,6 +170,18 @@ class LocalCluster:
         with (self.layout.directory / "supervisor.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals that end a command wait until what it is doing is done."""
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait_until_down(records: Sequence[ProcessRecord], timeout_seconds: float) -> bool:

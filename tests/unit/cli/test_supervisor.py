@@ -1,5 +1,6 @@
 """The supervisor with a stand-in for the replica: real processes, no protocol."""
 
+import errno
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +112,53 @@ def test_a_killed_replica_stays_down_until_started_again(cluster: LocalCluster) 
     assert not cluster.signal(0, signal.SIGTERM)
     assert cluster.start(0)
     assert cluster.record(0) != first
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), CommandFailed),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_a_process_that_cannot_be_recorded_does_not_stay(
+    cluster: LocalCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    shown: type[BaseException],
+) -> None:
+    recorded = []
+
+    def fail(record: ProcessRecord, path: Path) -> None:
+        recorded.append(record)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProcessRecord, "save", fail)
+        with pytest.raises(shown) as told:
+            cluster.start(0)
+    assert [record.state() for record in recorded] == [ProcessState.DOWN]
+    if shown is CommandFailed:
+        assert "replica 0 was not started" in str(told.value)
+        assert "No space left on device" in str(told.value)
+        assert "\n" not in str(told.value)
+    assert cluster.start(0)
+
+
+def test_an_interrupt_waits_until_the_process_is_recorded(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn = LocalCluster._spawn
+
+    def interrupted(*arguments: Any) -> int:
+        signal.raise_signal(signal.SIGINT)
+        return spawn(*arguments)
+
+    monkeypatch.setattr(LocalCluster, "_spawn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.start(0)
+    assert cluster.running() == [0]
+    assert cluster.stop([0]) == []
 
 
 def test_a_process_file_of_somebody_else_is_not_believed(cluster: LocalCluster) -> None:
