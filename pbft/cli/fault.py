@@ -78,6 +78,8 @@ def start(replica: int, directory: Path) -> None:
     cluster = LocalCluster(directory)
     if not cluster.start(replica):
         raise CommandFailed(f"replica {replica} runs already ({cluster.state(replica).value})")
+    if cluster.wait_until_up([replica]):
+        raise CommandFailed(f"replica {replica} ended at once:\n{cluster.log_tail(replica)}")
     say(f"replica {replica} was started")
 
 

@@ -16,6 +16,7 @@ REPLICAS_DEFAULT = 4
 SERVING_SECONDS = 60.0
 """How long a cluster that was started has to answer its first request."""
 ATTEMPT_SECONDS = 5.0
+NO_WORDS = "(it wrote nothing)"
 PROBE_KEY = b"\x00pbft/probe"
 """Deleted to see whether the cluster orders requests: it never exists, so nothing changes."""
 
@@ -30,13 +31,14 @@ PROBE_KEY = b"\x00pbft/probe"
 )
 @format_option
 def up(directory: Path, replicas: int | None, output: str) -> None:
-    """Start a local cluster; return when it serves.
+    """Start a local cluster; return when it serves, and fail if a replica ended at once.
 
     Makes its files if DIR is new. Run again, it starts the replicas that are down.
     """
     cluster = open_or_create(directory, replicas)
     started = [replica for replica in cluster.replicas if cluster.start(replica)]
     wait_until_serving(cluster)
+    _require_up(cluster, started)
     if output == "json":
         print_json({"directory": str(directory), "replicas": cluster.replicas, "started": started})
         return
@@ -146,6 +148,19 @@ async def _probe(layout: Layout, timeout_seconds: float) -> None:
                 ) from error
 
 
+def _require_up(cluster: LocalCluster, started: list[int]) -> None:
+    """Raises CommandFailed if one of the replicas that were started has ended, with its last words.
+    A quorum may serve while another one still looks at its disk and its ports."""
+    ended = cluster.wait_until_up(started)
+    if ended:
+        words = [
+            f"replica {one} ended: {(cluster.log_tail(one) or NO_WORDS).splitlines()[-1]}"
+            for one in ended
+        ]
+        serving = f"{len(cluster.running())} of {len(cluster.replicas)} replicas serve"
+        raise CommandFailed("; ".join([serving, *words]))
+
+
 def _why_down(cluster: LocalCluster, down: list[int]) -> str:
     """What the replicas that ended have to say."""
     lines = [
@@ -153,7 +168,7 @@ def _why_down(cluster: LocalCluster, down: list[int]) -> str:
     ]
     for replica in down:
         lines.append(f"--- replica {replica} ({cluster.layout.log_file(replica)}):")
-        lines.append(cluster.log_tail(replica) or "(it wrote nothing)")
+        lines.append(cluster.log_tail(replica) or NO_WORDS)
     return "\n".join(lines)
 
 

@@ -35,6 +35,10 @@ STOP_SECONDS = 10.0
 KILL_SECONDS = 10.0
 """How long the kernel has to remove a killed process."""
 LOG_TAIL_LINES = 5
+STARTED = '"event": "started"'
+"""In what a replica logs once it listens. An answer on its ports may be that of another process."""
+UP_SECONDS = 60.0
+"""How long a replica that was started has to listen."""
 
 
 class LocalCluster:
@@ -52,6 +56,8 @@ class LocalCluster:
                 f"no cluster in {directory}: make one with `pbft up --dir {directory}`"
             )
         self.replicas = self.layout.replicas()
+        self._log_begins: dict[int, int] = {}
+        """Where in its log, in bytes, a replica that was started by this object begins."""
 
     def record(self, replica: int) -> ProcessRecord | None:
         """The process last started for this replica, running or not."""
@@ -82,9 +88,29 @@ class LocalCluster:
                     f"replica {replica} has no data directory: `pbft storage init --config "
                     f"{configuration}` makes an empty one"
                 )
+            log_file = self.layout.log_file(replica)
+            self._log_begins[replica] = log_file.stat().st_size if log_file.exists() else 0
             with _signals_held():
                 self._spawn_recorded(replica, options)
         return True
+
+    def wait_until_up(
+        self, replicas: Sequence[int], timeout_seconds: float = UP_SECONDS
+    ) -> list[int]:
+        """Waits until each of these replicas, which `start` started, listens or has ended; returns
+        those that have ended. Raises CommandFailed when the time is up."""
+        deadline = time.monotonic() + timeout_seconds
+        for replica in replicas:
+            while self.state(replica) is not ProcessState.DOWN and STARTED not in self._log(
+                replica
+            ):
+                if time.monotonic() > deadline:
+                    raise CommandFailed(
+                        f"replica {replica} runs, but does not listen after {timeout_seconds:.0f} "
+                        f"s; see {self.layout.log_file(replica)}"
+                    )
+                time.sleep(POLL_SECONDS)
+        return [one for one in replicas if self.state(one) is ProcessState.DOWN]
 
     def kill(self, replica: int) -> bool:
         """SIGKILL, and waits until the process is gone; False if it was down."""
@@ -118,12 +144,17 @@ class LocalCluster:
         return sum(record.cpu_seconds() for record in records if record is not None)
 
     def log_tail(self, replica: int) -> str:
-        """The last lines that the replica's process wrote, for an error message."""
+        """The last lines that the replica's process wrote, for an error message. Of one that was
+        started by this object, nothing from before."""
+        return "\n".join(self._log(replica).splitlines()[-LOG_TAIL_LINES:])
+
+    def _log(self, replica: int) -> str:
         try:
-            lines = self.layout.log_file(replica).read_text(errors="replace").splitlines()
+            with self.layout.log_file(replica).open("rb") as file:
+                file.seek(self._log_begins.get(replica, 0))
+                return file.read().decode(errors="replace")
         except FileNotFoundError:
             return ""
-        return "\n".join(lines[-LOG_TAIL_LINES:])
 
     def _check(self, replica: int) -> None:
         if replica not in self.replicas:

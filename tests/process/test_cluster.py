@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from pbft.cli.admin import admin_addresses, fetch_status
 from pbft.cli.local import wait_until_serving
 from pbft.cli.observer import Observer
 from pbft.cli.process_table import ProcessState
@@ -149,6 +151,26 @@ def test_up_again_starts_what_is_down_and_down_stops_all(cluster: LocalCluster) 
     stopped = json.loads(pbft("down", *place).stdout)
     assert (stopped["stopped"], stopped["killed"]) == ([0, 1, 2, 3], [])
     assert cluster.running() == []
+
+
+def test_a_replica_that_ends_at_once_was_not_started(
+    new_cluster: Callable[[], LocalCluster],
+) -> None:
+    cluster = new_cluster()
+    place = ["--dir", str(cluster.layout.directory)]
+    admin = admin_addresses(cluster.layout.cluster_file)[2]
+    host, _, port = admin.rpartition(":")
+    with socket.create_server((host, int(port))):
+        up = pbft("up", *place, "-w", "json")
+        assert (up.returncode, up.stdout) == (1, "")
+        why = f"error: cannot listen on {admin} for admin: Address already in use\n"
+        assert up.stderr == f"error: 3 of 4 replicas serve; replica 2 ended: {why}"
+        start = pbft("fault", "start", "2", *place)
+        assert start.returncode == 1
+        assert start.stderr.startswith("error: replica 2 ended at once:\n")
+        assert start.stderr.endswith(why)
+    assert pbft("fault", "start", "2", *place).returncode == 0
+    assert fetch_status(2, admin).reachable
 
 
 def test_killing_all_at_once_loses_nothing_acknowledged(cluster: LocalCluster) -> None:

@@ -16,7 +16,7 @@ from pbft.cli.failure import CommandFailed
 from pbft.cli.layout import Layout
 from pbft.cli.main import run
 from pbft.cli.process_table import ProcessRecord, ProcessState
-from pbft.cli.supervisor import LocalCluster
+from pbft.cli.supervisor import STARTED, LocalCluster
 from pbft_client.cluster_file import ClusterFile, ReplicaAddresses, dump_cluster_file
 
 STAND_IN = """
@@ -219,6 +219,32 @@ def test_the_log_tail_is_the_end_of_the_log(cluster: LocalCluster) -> None:
     assert cluster.log_tail(0) == ""
     cluster.layout.log_file(0).write_text("\n".join(f"line {i}" for i in range(20)))
     assert cluster.log_tail(0).splitlines() == [f"line {i}" for i in range(15, 20)]
+
+
+@pytest.mark.parametrize(
+    ("story", "ended", "tail"),
+    [
+        (f"print('{{{STARTED}}}', flush=True); time.sleep(60)", [], f"{{{STARTED}}}"),
+        ("time.sleep(0.2); print('error: no luck'); sys.exit(1)", [0], "error: no luck"),
+    ],
+    ids=["listens", "ends"],
+)
+def test_whether_a_replica_came_up_is_what_it_says_this_time(
+    cluster: LocalCluster, story: str, ended: list[int], tail: str
+) -> None:
+    command = (sys.executable, "-c", f"import sys, time; {story}")
+    starter = LocalCluster(cluster.layout.directory, command)
+    starter.layout.log_file(0).write_text(f"{{{STARTED}}}\n" * 9)
+    starter.start(0)
+    assert starter.wait_until_up([0]) == ended
+    assert starter.log_tail(0) == tail
+
+
+def test_a_replica_that_does_not_listen_is_not_waited_for_for_ever(cluster: LocalCluster) -> None:
+    cluster.start(0)
+    with pytest.raises(CommandFailed, match="does not listen after 0 s"):
+        cluster.wait_until_up([0], timeout_seconds=0.1)
+    assert cluster.running() == [0]
 
 
 def test_cpu_time_is_that_of_the_running_replicas(cluster: LocalCluster) -> None:
