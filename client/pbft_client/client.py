@@ -163,6 +163,7 @@ class Client:
         *,
         prefix: bytes | None = None,
         range_end: bytes | None = None,
+        start: bytes | None = None,
         limit: int = 0,
         revision: int = 0,
         keys_only: bool = False,
@@ -171,15 +172,20 @@ class Client:
         consistency: ReadConsistency = "linearizable",
         timeout: float | None = None,
     ) -> RangeResult:
-        """One key, an interval [key, range_end), or all keys with a prefix, ascending.
+        """One key, an interval [key, range_end), or all keys with a prefix, ascending; `start`
+        leaves out those below it.
 
         `limit` 0 means all; `revision` 0 the latest. `with_revision` asks a fast read for the
-        revision of the store too, which makes it match less often while others write. Raises a
-        ClientError.
+        revision of the store too, which makes it match less often while others write.
+
+        What is too large for one result, or for one operation to look at, is a ServiceError: ask
+        for it in pages, with `limit`, and `start` the last key and a zero byte. The store keeps
+        its latest revision only, so all pages are of one state only if nothing was written
+        meanwhile. Raises a ClientError.
         """
-        start, end = kv.interval_of(key, prefix, range_end)
+        begin, end = kv.interval_of(key, prefix, range_end, start)
         operation = kv.encode_range(
-            start,
+            begin,
             end,
             limit=limit,
             revision=revision,

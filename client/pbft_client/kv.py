@@ -96,18 +96,24 @@ def encode_range(
 
 
 def interval_of(
-    key: bytes | None, prefix: bytes | None, range_end: bytes | None
+    key: bytes | None,
+    prefix: bytes | None,
+    range_end: bytes | None,
+    start: bytes | None = None,
 ) -> tuple[bytes, bytes]:
-    """(key, range_end) on the wire of one key, of an interval, or of all keys with a prefix.
+    """(key, range_end) on the wire of one key, of an interval, or of all keys with a prefix that
+    are not below `start`.
 
-    Raises InvalidCall unless exactly one of `key` and `prefix` is given, and `range_end` only with
-    `key`.
+    Raises InvalidCall unless exactly one of `key` and `prefix` is given, `range_end` only with
+    `key`, and `start` only with `prefix`.
     """
-    if prefix is None and key is not None:
+    if prefix is None and key is not None and start is None:
         return key, b"" if range_end is None else range_end
     if prefix is None or key is not None or range_end is not None:
-        raise InvalidCall("give either a key (and range_end, if wanted) or a prefix")
-    return prefix or _ALL_KEYS, prefix_end(prefix)
+        raise InvalidCall(
+            "give either a key (and range_end, if wanted) or a prefix (and start, if wanted)"
+        )
+    return max(prefix or _ALL_KEYS, start or b""), prefix_end(prefix)
 
 
 def prefix_end(prefix: bytes) -> bytes:

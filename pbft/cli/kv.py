@@ -2,20 +2,21 @@
 
 import base64
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pbft.cli.options import cluster_option, format_option, key_option, timeout_option
-from pbft.cli.output import print_json, print_table
+from pbft.cli.output import JsonList, print_json, print_table
 
 if TYPE_CHECKING:
     from pbft_client import Client, ReadConsistency
     from pbft_client.results import KeyValue
 
 CONSISTENCIES = ("linearizable", "ordered", "stale")
+_PAIR_COLUMNS = ("key", "value", "version", "create_revision", "mod_revision")
 Command = TypeVar("Command", bound=Callable[..., Any])
 Result = TypeVar("Result")
 
@@ -62,7 +63,9 @@ def put(key: str, value: str, output: str, **connection: Any) -> None:
 def get(key: str, consistency: "ReadConsistency", output: str, **connection: Any) -> None:
     """Print the value of KEY; an empty list if there is none."""
     found = _call(lambda client: client.get(_bytes(key), consistency=consistency), **connection)
-    _print_pairs([] if found is None else [found], output)
+    printer = _PairPrinter(output)
+    printer.add([] if found is None else [found])
+    printer.end()
 
 
 @kv.command(name="del")
@@ -101,18 +104,43 @@ def cas(
 
 @kv.command(name="range")
 @click.argument("prefix", default="")
-@click.option("--limit", type=click.IntRange(min=0), default=0, help="At most so many (0: all).")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=0,
+    help="At most so many, in one answer (0: all).",
+)
 @consistency_option
 @client_options
 def range_command(
     prefix: str, limit: int, consistency: "ReadConsistency", output: str, **connection: Any
 ) -> None:
-    """Print the keys that begin with PREFIX, in order."""
-    result = _call(
-        lambda client: client.range(prefix=_bytes(prefix), limit=limit, consistency=consistency),
+    """Print the keys that begin with PREFIX, in order.
+
+    Without --limit, what one answer cannot hold is read in pages, each printed when it is there
+    (and its columns aligned by itself); --timeout is for each. They are one state of the store only
+    if nothing was written meanwhile: the service keeps no older one. If a page fails, the exit code
+    says so, and JSON has no end.
+    """
+    _call(
+        lambda client: _print_range(client, _bytes(prefix), limit, consistency, output),
         **connection,
     )
-    _print_pairs(list(result.items), output)
+
+
+async def _print_range(
+    client: "Client", prefix: bytes, limit: int, consistency: "ReadConsistency", output: str
+) -> None:
+    from pbft.cli.pages import Pages
+
+    printer = _PairPrinter(output)
+    if limit:
+        found = await client.range(prefix=prefix, limit=limit, consistency=consistency)
+        printer.add(found.items)
+    else:
+        async for items in Pages(client, consistency).of(prefix):
+            printer.add(items)
+    printer.end()
 
 
 def _call(
@@ -144,21 +172,35 @@ def _bytes(text: str) -> bytes:
     return os.fsencode(text)
 
 
-def _print_pairs(pairs: list["KeyValue"], output: str) -> None:
-    if output == "json":
-        print_json([_document(pair) for pair in pairs])
-        return
-    rows = [
-        [
-            _shown(pair.key),
-            _shown(pair.value),
-            pair.version,
-            pair.create_revision,
-            pair.mod_revision,
-        ]
-        for pair in pairs
-    ]
-    print_table(["key", "value", "version", "create_revision", "mod_revision"], rows)
+class _PairPrinter:
+    """Prints pairs as they come: one JSON list, or a table that is aligned page by page."""
+
+    def __init__(self, output: str) -> None:
+        self._json = JsonList() if output == "json" else None
+        self._has_header = False
+
+    def add(self, pairs: Sequence["KeyValue"]) -> None:
+        """Prints some more."""
+        if self._json is not None:
+            self._json.add([_document(pair) for pair in pairs])
+        elif pairs or not self._has_header:
+            rows = [
+                [
+                    _shown(pair.key),
+                    _shown(pair.value),
+                    pair.version,
+                    pair.create_revision,
+                    pair.mod_revision,
+                ]
+                for pair in pairs
+            ]
+            print_table(_PAIR_COLUMNS, rows, header=not self._has_header)
+            self._has_header = True
+
+    def end(self) -> None:
+        """There are no more."""
+        if self._json is not None:
+            self._json.end()
 
 
 def _document(pair: "KeyValue") -> dict[str, object]:

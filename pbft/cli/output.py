@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from textwrap import indent
 
 import click
 
@@ -17,15 +18,39 @@ def print_json(document: object) -> None:
     sys.stdout.flush()
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Writes a table to stdout; colours only on a terminal without NO_COLOR (rich sees to it)."""
+class JsonList:
+    """One JSON document, a list whose items are written to stdout as they come: the same text as
+    print_json has for all of them."""
+
+    def __init__(self) -> None:
+        self._is_empty = True
+
+    def add(self, items: Sequence[object]) -> None:
+        """Writes some more."""
+        for item in items:
+            sys.stdout.write("[\n" if self._is_empty else ",\n")
+            sys.stdout.write(indent(json.dumps(item, indent=2), "  "))
+            self._is_empty = False
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        """Writes the end; without it, the text is no JSON document."""
+        sys.stdout.write("[]\n" if self._is_empty else "\n]\n")
+        sys.stdout.flush()
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, header: bool = True
+) -> None:
+    """Writes a table to stdout, without its header for rows that follow others; colours only on a
+    terminal without NO_COLOR (rich sees to it)."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", min_width=None if header else len(column))
     for row in rows:
         table.add_row(*(Text(show(cell)) for cell in row))
     console = Console()

@@ -51,6 +51,10 @@ async def test_every_operation_of_the_store(tmp_path: Path) -> None:
         assert (found.count, found.more, found.revision, found.execution) == (3, False, None, None)
         assert [pair.key for pair in await client.range(prefix=b"\xff")] == [b"\xff\xff"]
         assert [pair.key for pair in await client.range(b"a", range_end=b"b")] == [b"a"]
+        for start, keys in ((b"", 3), (b"a", 3), (b"a\0", 2), (b"c", 1), (b"\xff\xff\0", 0)):
+            assert len(await client.range(prefix=b"", start=start)) == keys
+        assert [pair.key for pair in await client.range(prefix=b"b", start=b"a")] == [b"b"]
+        assert not len(await client.range(prefix=b"b", start=b"c"))
         limited = await client.range(prefix=b"", limit=1, keys_only=True, consistency="ordered")
         assert (len(limited), limited.more, limited.items[0].value) == (1, True, b"")
         assert limited.revision == 6
@@ -110,6 +114,8 @@ async def test_arguments_that_can_never_be_valid_are_refused_here(tmp_path: Path
             await client.get(b"k", consistency="eventual")  # type: ignore[arg-type]
         with pytest.raises(InvalidCall, match="either a key"):
             await client.range(b"k", prefix=b"k")
+        with pytest.raises(InvalidCall, match="a prefix \\(and start"):
+            await client.range(b"k", range_end=b"l", start=b"k")
         with pytest.raises(InvalidCall, match="either a key"):
             await client.delete()
         assert cluster.order.submitted == []

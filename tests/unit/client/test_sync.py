@@ -42,7 +42,8 @@ def test_the_same_calls_without_asyncio(cluster: FakeCluster) -> None:
         assert pair is not None
         assert pair.value == b"1"
         assert client.cas(b"a", expect=b"1", value=b"2")
-        assert [pair.value for pair in client.range(prefix=b"a")] == [b"2"]
+        assert [pair.value for pair in client.range(prefix=b"a", start=b"a")] == [b"2"]
+        assert not client.range(prefix=b"a", start=b"aa").items
         assert client.delete(b"a").deleted == 1
         assert client.execute(b"").result
     client.close()
