@@ -31,6 +31,7 @@ class Reason(Enum):
     BAD_SNAPSHOT = "bad_snapshot"
     CLIENT_UNAUTHORIZED = "client_unauthorized"
     RATE_LIMIT = "rate_limit"
+    TOO_MANY_STREAMS = "too_many_streams"
     QUEUE_FULL = "queue_full"
     NOT_NORMAL = "not_normal"
     SETTLED = "settled"

@@ -66,7 +66,9 @@ class Client:
     ) -> Self:
         """Connects to a cluster described by its cluster.toml.
 
-        `key`: the client's private key file, by default the one that cluster.toml names.
+        `key`: the client's private key file, by default the one that cluster.toml names. A replica
+        lets eight connections of one key in, so many processes need keys of their own: those that
+        the genesis admits, which `pbft testnet init` puts side by side (`clients/0.key` and on).
         `certificate`: its TLS certificate with the private key of that, by default the one that
         cluster.toml names, or for another key the file beside it that ends in .pem. `timeout`:
         seconds until enough replicas must be connected.

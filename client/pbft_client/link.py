@@ -292,6 +292,8 @@ def describe_rpc_error(error: grpc.RpcError) -> str:
     code = error.code()
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return f"refuses this client: {details}"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return f"ended the stream: {details}"
     if code is grpc.StatusCode.OK:
         return "closed the stream"
     return f"broke the stream: {code.name.lower()} {details}".rstrip()

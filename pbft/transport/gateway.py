@@ -160,7 +160,7 @@ class Gateway:
             client = await self._admit(context, certified)
         except Rejected as rejected:
             self._sink.on_rejection(stage, rejected.reason, None)
-            return Goodbye.because(rejected.reason)
+            return Goodbye.refusing(rejected)
         except EOFError:
             return None
         return await self._serve(client, context)
@@ -200,8 +200,11 @@ class Gateway:
             return
         if known.budget.is_refused:
             raise Rejected(Reason.RATE_LIMIT, "refused after too many faults")
-        if len(known.streams) >= self._limits.streams_per_client:
-            raise Rejected(Reason.RATE_LIMIT, "too many streams of this client")
+        if (streams := len(known.streams)) >= self._limits.streams_per_client:
+            raise Rejected(
+                Reason.TOO_MANY_STREAMS,
+                f"this key has {streams} connections already; use another key",
+            )
 
     def _identify(self, frame: bytes, nonce: bytes) -> ClientKey:
         items = self._items(frame)

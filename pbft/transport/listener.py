@@ -18,6 +18,7 @@ STATUS_OF_REASON = {
     Reason.MALFORMED: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.OVERSIZE: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.RATE_LIMIT: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.TOO_MANY_STREAMS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """What the other end is told; every other reason is UNAUTHENTICATED."""
@@ -33,8 +34,16 @@ class Goodbye:
     @classmethod
     def because(cls, reason: Reason) -> "Goodbye":
         """For a stream that is ended because of what came through it."""
-        code = STATUS_OF_REASON.get(reason, grpc.StatusCode.UNAUTHENTICATED)
-        return cls(code, reason.value)
+        return cls(_status_of(reason), reason.value)
+
+    @classmethod
+    def refusing(cls, rejected: Rejected) -> "Goodbye":
+        """For a stream that is not let in: its user is to read the detail, too."""
+        return cls(_status_of(rejected.reason), str(rejected))
+
+
+def _status_of(reason: Reason) -> grpc.StatusCode:
+    return STATUS_OF_REASON.get(reason, grpc.StatusCode.UNAUTHENTICATED)
 
 
 SHUTDOWN = Goodbye(grpc.StatusCode.UNAVAILABLE, "this replica is stopping")

@@ -17,7 +17,7 @@ from pbft.cli.observer import Observer
 from pbft.cli.process_table import ProcessState
 from pbft.cli.supervisor import LocalCluster
 from pbft.cli.traffic import Traffic
-from pbft_client import Client, ClientSettings
+from pbft_client import Client, ClientSettings, TooFewAnswers
 from pbft_client.reads import ReadSettings
 from pbft_client.session import SessionSettings
 from tests.process.helpers import assert_linearizable, connect, pbft, until_served
@@ -114,6 +114,24 @@ def test_the_commands_tell_what_the_cluster_does(cluster: LocalCluster) -> None:
     table = pbft("cluster", "status", *place[:2]).stdout
     assert table.splitlines()[0].split() == STATUS_FIELDS
     assert "\x1b" not in table
+
+
+def test_who_connects_too_often_with_one_key_is_told_to_use_another(
+    cluster: LocalCluster,
+) -> None:
+    async def story() -> None:
+        file = cluster.layout.cluster_file
+        async with AsyncExitStack() as stack:
+            for _ in range(8):
+                await stack.enter_async_context(await Client.connect(file))
+            words = "replica 0 .*this key has 8 connections already; use another key"
+            with pytest.raises(TooFewAnswers, match=words):
+                await stack.enter_async_context(await Client.connect(file, timeout=2))
+            other = await Client.connect(file, cluster.layout.client_key_file(7))
+            async with other:
+                await other.put(b"k", b"v")
+
+    asyncio.run(story())
 
 
 def test_bench_has_its_fixed_form(cluster: LocalCluster) -> None:

@@ -202,6 +202,7 @@ def test_the_store_says_what_it_was_not_given_to_execute_as_the_client_expects()
         ),
         (grpc.StatusCode.UNAVAILABLE, "reset", "broke the stream: unavailable reset"),
         (grpc.StatusCode.INTERNAL, None, "broke the stream: internal"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "enough", "ended the stream: enough"),
         (grpc.StatusCode.OK, "", "closed the stream"),
         (grpc.StatusCode.UNAUTHENTICATED, "who?", "refuses this client: who?"),
     ],

@@ -82,6 +82,9 @@ def test_every_stream_of_a_key_gets_its_answers_within_a_bound() -> None:
             await until(lambda: listener.streams == 2)
             await client_hello(three, ALICE)
             assert await end_of(three) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            words = "too_many_streams: this key has 2 connections already; use another key"
+            assert await three.details() == words
+            assert sink.rejections == [("hello", Reason.TOO_MANY_STREAMS, None)]
             await client_hello(other, BOB)
             await until(lambda: listener.streams == 3)
             listener.answer(ALICE.public, refusal(1))
