@@ -1,6 +1,7 @@
 """The client without asyncio: the same calls, blocking, from any number of threads."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -26,10 +27,15 @@ Result = TypeVar("Result")
 
 class SyncClient:
     """A Client on an event loop of its own, in a background thread. Calls of several threads that
-    wait at the same time travel together. Arguments and errors are those of Client."""
+    wait at the same time travel together. Arguments and errors are those of Client.
+
+    A process that is forked has neither the thread nor the connections: there every call, and
+    `close`, raises ClientClosed. Connect after the fork.
+    """
 
     def __init__(self) -> None:
         """Use `connect`."""
+        self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._client: Client | None = None
         self._lock = threading.Lock()
@@ -80,6 +86,7 @@ class SyncClient:
     def close(self) -> None:
         """Ends the session and the thread. Calls of other threads end first, as unknown if they
         were sent; those that come later raise ClientClosed."""
+        self._require_own_process()
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -172,9 +179,15 @@ class SyncClient:
 
     @property
     def _connected(self) -> Client:
+        self._require_own_process()
         if self._client is None:
             raise RuntimeError("use SyncClient.connect")
         return self._client
+
+    def _require_own_process(self) -> None:
+        # Before the lock: another thread may have held it at the fork, and holds it here for ever.
+        if os.getpid() != self._process:
+            raise ClientClosed("this client is of the process before the fork: connect after it")
 
     def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         with self._lock:

@@ -2,7 +2,10 @@
 
 import asyncio
 import gc
+import os
+import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,6 +88,29 @@ def test_a_connect_that_is_interrupted_leaves_nothing_behind(
     # the closed loop when it hears of the attempts; it shares a queue among all loops.)
     gc.collect()
     assert "Task was destroyed" not in caplog.text
+
+
+def test_a_process_that_was_forked_is_told_to_connect_for_itself(cluster: FakeCluster) -> None:
+    client = SyncClient.connect(cluster.file)
+    with warnings.catch_warnings():
+        # What Python says of forks in general; this one does next to nothing.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        refused = 0
+        try:
+            signal.alarm(10)
+            for use in (lambda: client.put(b"k", b"v"), lambda: client.get(b"k"), client.close):
+                try:
+                    use()
+                except ClientClosed as error:
+                    refused += "connect after" in str(error)
+        finally:
+            os._exit(refused)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 3
+    assert client.put(b"k", b"v").revision == 2
+    client.close()
 
 
 def test_a_call_made_while_another_thread_ends_the_loop_is_refused(
