@@ -44,8 +44,8 @@ _FAST: dict[str, Consistency | None] = {
 class Client:
     """Many calls in flight at once are the normal case: calls that wait together travel together.
 
-    Every call takes `timeout` in seconds (None: the client's default; InvalidCall if it is not
-    finite), and ends with its result, with one of pbft_client.errors, or cancelled;
+    Every call takes `timeout` in seconds (None: the client's default), and ends with its result,
+    with one of pbft_client.errors (InvalidCall for an argument that can be none), or cancelled;
     `may_take_effect(error)` tells a definite failure from an unknown outcome. Not thread-safe;
     SyncClient is.
     """
@@ -211,6 +211,7 @@ class Client:
 
     async def execute(self, operation: bytes, *, timeout: float | None = None) -> Executed:
         """Runs an operation of a service other than the store. Raises a ClientError."""
+        operation = kv.bytes_of("operation", operation)
         return Executed(*await self._ordered(operation, True, timeout, exhausted=None))
 
     async def _ordered(

@@ -20,10 +20,11 @@ Item = TypeVar("Item")
 
 
 def timeout_us(seconds: float) -> Micros:
-    """A timeout in microseconds; 0 for what is below. Raises InvalidCall if it is not finite."""
+    """A timeout in microseconds; 0 for what is below. Raises InvalidCall if it is no finite
+    number."""
     try:
         return max(0, int(seconds * 1_000_000))
-    except (OverflowError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise InvalidCall(f"timeout must be a finite number of seconds, not {seconds}") from error
 
 

@@ -16,6 +16,7 @@ from pbft_client.results import (
 
 _ALL_KEYS = b"\x00"
 _RESOURCE_EXHAUSTED = 8
+_NUMBER_MAX = 2**63 - 1
 
 EXHAUSTED = kv_pb2.Result(
     error=kv_pb2.Error(code=_RESOURCE_EXHAUSTED, message="etcdserver: request asks for too much")
@@ -38,8 +39,14 @@ class UnexpectedResult(ClientError):
 
 def encode_put(key: bytes, value: bytes, *, return_previous: bool) -> bytes:
     """Put without a lease."""
-    if 0 < len(key) < SHORT_BYTES and 0 < len(value) < LONG_BYTES and not return_previous:
+    if (
+        key.__class__ is value.__class__ is bytes
+        and 0 < len(key) < SHORT_BYTES
+        and 0 < len(value) < LONG_BYTES
+        and not return_previous
+    ):
         return _encode_plain_put(key, value)
+    key, value = bytes_of("key", key), bytes_of("value", value)
     put = kv_pb2.PutRequest(key=key, value=value, prev_kv=return_previous)
     return kv_pb2.RequestOp(request_put=put).SerializeToString()
 
@@ -51,6 +58,20 @@ def _encode_plain_put(key: bytes, value: bytes) -> bytes:
     return b"".join((_PUT_TAG, inner, _KEY_HEADS[len(key)], key, _VALUE_TAG, length, value))
 
 
+def bytes_of(name: str, value: object) -> bytes:
+    """An argument as bytes. Raises InvalidCall if it is nothing of that kind."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise InvalidCall(f"{name} must be bytes, not {type(value).__name__}")
+
+
+def _number_of(name: str, value: object) -> int:
+    """An argument that is a limit or a revision. Raises InvalidCall if it can be none."""
+    if isinstance(value, int) and 0 <= value <= _NUMBER_MAX:
+        return value
+    raise InvalidCall(f"{name} must be a whole number from 0 to {_NUMBER_MAX}")
+
+
 def encode_delete(key: bytes, range_end: bytes, *, return_previous: bool) -> bytes:
     """DeleteRange."""
     delete = kv_pb2.DeleteRangeRequest(key=key, range_end=range_end, prev_kv=return_previous)
@@ -60,13 +81,14 @@ def encode_delete(key: bytes, range_end: bytes, *, return_previous: bool) -> byt
 def encode_cas(key: bytes, expect: bytes | None, value: bytes) -> bytes:
     """A transaction with one compare: of the value, or (None) with a key that does not exist, whose
     version is 0 (rule 16)."""
+    key, value = bytes_of("key", key), bytes_of("value", value)
     compare = kv_pb2.Compare(result=kv_pb2.Compare.EQUAL, key=key)
     if expect is None:
         compare.target = kv_pb2.Compare.VERSION
         compare.version = 0
     else:
         compare.target = kv_pb2.Compare.VALUE
-        compare.value = expect
+        compare.value = bytes_of("expect", expect)
     put = kv_pb2.RequestOp(request_put=kv_pb2.PutRequest(key=key, value=value))
     transaction = kv_pb2.TxnRequest(compare=[compare], success=[put])
     return kv_pb2.RequestOp(request_txn=transaction).SerializeToString()
@@ -86,8 +108,8 @@ def encode_range(
     request = kv_pb2.RangeRequest(
         key=key,
         range_end=range_end,
-        limit=limit,
-        revision=revision,
+        limit=_number_of("limit", limit),
+        revision=_number_of("revision", revision),
         keys_only=keys_only,
         count_only=count_only,
         with_revision=with_revision,
@@ -105,15 +127,18 @@ def interval_of(
     are not below `start`.
 
     Raises InvalidCall unless exactly one of `key` and `prefix` is given, `range_end` only with
-    `key`, and `start` only with `prefix`.
+    `key`, and `start` only with `prefix`, and all of them are bytes.
     """
     if prefix is None and key is not None and start is None:
-        return key, b"" if range_end is None else range_end
+        end = b"" if range_end is None else range_end
+        return bytes_of("key", key), bytes_of("range_end", end)
     if prefix is None or key is not None or range_end is not None:
         raise InvalidCall(
             "give either a key (and range_end, if wanted) or a prefix (and start, if wanted)"
         )
-    return max(prefix or _ALL_KEYS, start or b""), prefix_end(prefix)
+    prefix = bytes_of("prefix", prefix)
+    start = b"" if start is None else bytes_of("start", start)
+    return max(prefix or _ALL_KEYS, start), prefix_end(prefix)
 
 
 def prefix_end(prefix: bytes) -> bytes:

@@ -106,7 +106,7 @@ def cas(
 @click.argument("prefix", default="")
 @click.option(
     "--limit",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 2**63 - 1),
     default=0,
     help="At most so many, in one answer (0: all).",
 )

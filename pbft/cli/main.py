@@ -1,6 +1,7 @@
 """Entry of the `pbft` command: finds the noun, runs it, turns errors into exit codes."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from pbft.cli import exit_codes
-from pbft.cli.failure import describe_failure
+from pbft.cli.failure import CommandFailed, describe_failure
 
 COMMANDS: Mapping[str, str] = {
     "testnet": "pbft.cli.testnet:testnet",
@@ -89,8 +90,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else exit_codes.OK
 
 
+def prepare_output() -> None:
+    """Lets anything be printed: what the encoding lacks, in escapes. Raises CommandFailed if
+    standard output was closed: the next file to be opened would take its place."""
+    if sys.stdout is None:
+        raise CommandFailed("standard output is closed: name a file, or /dev/null, for it")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """The console script."""
+    try:
+        prepare_output()
+    except CommandFailed as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
     sys.exit(run())
 
 

@@ -60,6 +60,8 @@ def test_cells() -> None:
         ["kv", "cas", "key", "value"],
         ["kv", "cas", "key", "value", "--expect", "x", "--expect-absent"],
         ["kv", "get", "key", "--consistency", "none"],
+        ["kv", "range", "--limit", "-1"],
+        ["kv", "range", "--limit", "99999999999999999999"],
         ["kv", "get", "key", "--timeout", "0"],
         ["kv", "get", "key", "--timeout", "inf"],
         ["kv", "get", "key", "--timeout", "nan"],

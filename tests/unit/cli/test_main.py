@@ -1,5 +1,6 @@
 """The command line as a whole: what it imports, its exit codes, where its output goes."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,3 +125,41 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pbft.cli.cluster.admin_addresses", broken)
     with pytest.raises(AssertionError, match="ours"):
         run(["cluster", "status"])
+
+
+def run_in_shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a line in which $PBFT is the command."""
+    return subprocess.run(
+        ["sh", "-c", command],
+        env={**os.environ, "PBFT": f"{sys.executable} -m pbft.cli.main", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["cluster status -w json", "cluster status", "--version"])
+def test_a_closed_standard_output_is_an_error(command: str, tmp_path: Path) -> None:
+    done = run_in_shell(f"$PBFT {command} >&-", PBFT_CLUSTER=str(tmp_path / "none"))
+    assert done.returncode == exit_codes.ERROR
+    assert done.stderr.startswith("error: standard output is closed")
+    assert done.stderr.count("\n") == 1
+    assert run_in_shell(f"$PBFT {command} >&- 2>&-").returncode == exit_codes.ERROR
+
+
+def test_what_the_encoding_lacks_is_printed_in_escapes() -> None:
+    table = "output.print_table(['value'], [['\\u00e9\\u20ac']])"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"from pbft.cli import main, output; main.prepare_output(); {table}",
+        ],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == ["value", "\\xe9\\u20ac"]
