@@ -28,6 +28,7 @@ from pbft_client.errors import Answers
 from pbft_client.gathering import Call, Carrier, GatherSettings, Transmission, WaitingCalls
 
 QUERY_OVERHEAD_BYTES = 5
+STALE_DOUBLINGS_MAX = 7
 _NONCES = 2**64
 
 
@@ -46,7 +47,8 @@ class ReadSettings:
     """After this long a linearizable read is ordered instead; so is each that waits when fewer than
     q replicas, but f + 1, have been connected for so long."""
     stale_wait_us: Micros = 50_000
-    """After this long a stale read is asked anew."""
+    """After this long a stale read is asked anew; twice as long with each that fails, up to
+    STALE_DOUBLINGS_MAX times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ class Reads:
         linearizable ones; None while that is not so."""
         self._full_from = int(random() * self._thresholds.replicas)
         """The replica asked for full results; the next one takes over when it fails."""
+        self._stale_failures = 0
+        """Stale reads that failed since the last that did not."""
         self.ignored: Counter[Ignored] = Counter()
         """Answers that did not count, by reason."""
 
@@ -163,6 +167,8 @@ class Reads:
                 continue
             verdict = inquiry.collector.add(reply, envelope)
             if isinstance(verdict, ReadDecision):
+                if inquiry.consistency is Consistency.STALE:
+                    self._stale_failures = 0
                 del self._under_way[reply.nonce]
                 self._forget(inquiry)
                 settlements.append(ReadSettlement(inquiry.calls, verdict))
@@ -185,6 +191,7 @@ class Reads:
                 settlements += [self._hand_back(nonce), *self._hand_back_halves()]
                 continue
             inquiry = self._take(nonce)
+            self._stale_failures += 1
             for call in inquiry.calls:
                 if call is not None:
                     call.carrier = None
@@ -239,14 +246,8 @@ class Reads:
             query_digest(queries),
             len(queries),
         )
-        wait_us = (
-            self._settings.linearizable_wait_us
-            if consistency is Consistency.LINEARIZABLE
-            else self._settings.stale_wait_us
-        )
-        inquiry = Inquiry(
-            calls, consistency, collector, now.monotonic_us + wait_us, self._full_from
-        )
+        deadline_us = now.monotonic_us + self._wait_us(consistency)
+        inquiry = Inquiry(calls, consistency, collector, deadline_us, self._full_from)
         self._under_way[self._nonce] = inquiry
         others = tuple(sorted(self._connected - {self._full_from}))
         return [
@@ -257,6 +258,12 @@ class Reads:
             for targets, full_results in (((self._full_from,), True), (others, False))
             if targets
         ]
+
+    def _wait_us(self, consistency: Consistency) -> Micros:
+        if consistency is Consistency.LINEARIZABLE:
+            return self._settings.linearizable_wait_us
+        # An answer that takes longer than this, as large ones do, would be asked for without end.
+        return self._settings.stale_wait_us << min(self._stale_failures, STALE_DOUBLINGS_MAX)
 
     def _advance_nonce(self) -> None:
         """To the next nonce that designates `full_from`: that replica sends full results unasked,

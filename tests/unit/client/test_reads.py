@@ -206,6 +206,25 @@ def test_a_stale_read_that_fails_is_asked_anew_but_not_in_a_tight_loop() -> None
     assert settlement.calls == [call]
 
 
+def test_a_stale_read_whose_answer_takes_long_is_given_more_time_each_time() -> None:
+    """Or large answers would be asked for again and again, and never be in time."""
+    driver = Driver()
+    driver.calls(STALE, b"q")
+    now = 0.0
+    for wait in (0.05, 0.1, 0.2, 0.4):
+        nonce = read_in(driver.ask(now)[0].item).nonce
+        assert driver.reads.next_deadline_us() == at(now + wait).monotonic_us
+        now += wait
+        assert driver.reads.expire(at(now)) == []
+    nonce = read_in(driver.ask(now)[0].item).nonce
+    answer = read_reply(nonce, (b"q",), (b"r",))
+    driver.receive(1, answer)
+    assert driver.receive(2, answer)
+    driver.calls(STALE, b"q")
+    driver.ask(now)
+    assert driver.reads.next_deadline_us() == at(now + 0.05).monotonic_us
+
+
 def test_a_read_given_up_is_forgotten() -> None:
     driver = Driver()
     first, second = driver.calls(FAST, b"1", b"2")
