@@ -13,7 +13,9 @@ def on_submit(core: Core, request: Authenticated[Request], full_results: bool) -
     once."""
     message = request.message
     known = core.sessions.cached_reply(message)
-    if known is not None and known.request_digest == request.digest:
+    if known is not None:
+        if known.request_digest != request.digest:
+            known = core.sessions.conflict(request, known)
         execution.queue_reply(core, message, known, full=full_results)
         return
     if core.sessions.is_settled(message):

@@ -135,6 +135,11 @@ class SessionTable:
         session = self._peek(request.client).live.get(request.session)
         return None if session is None else session.executed.get(request.number)
 
+    def conflict(self, request: Authenticated[Request], known: Reply) -> Reply:
+        """The reply to another request than the one that was executed under its number: the same
+        everywhere, whether it is ordered or not."""
+        return self._plain(request, Outcome.CONFLICT, known.sequence, known.agreed_time_us, 0)
+
     def is_settled(self, request: Request) -> bool:
         """Whether ordering the request again could not change anything: executed, or
         acknowledged."""
@@ -176,7 +181,7 @@ class SessionTable:
             self._save(message.client, client)
             if known.request_digest == request.digest:
                 return False, known
-            return False, self._plain(request, Outcome.CONFLICT, sequence, time_us, 0)
+            return False, self.conflict(request, known)
         if message.expires_at_us and time_us > message.expires_at_us:
             reply = self._plain(request, Outcome.EXPIRED, sequence, time_us, 0)
             self.record(message, reply)

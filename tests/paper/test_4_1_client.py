@@ -87,6 +87,19 @@ def test_a_replica_that_processed_the_request_sends_its_last_reply_again(n: int)
     assert cluster.executed() == {1}
 
 
+def test_another_request_with_a_timestamp_that_was_executed_is_a_conflict(n: int) -> None:
+    """A timestamp belongs to one request: its client is told so, by all alike, and nothing is
+    ordered for it."""
+    cluster = Cluster(n)
+    cluster.submit(cluster.forge.request(1, b"x"), to=range(n))
+    other = cluster.forge.request(1, b"y")
+    cluster.submit(other, to=range(n))
+    answers = {node.replies()[-1] for node in cluster.up}
+    assert [reply.outcome for reply in answers] == [Outcome.CONFLICT]
+    assert answers.pop().request_digest == cluster.forge.admit(other).digest
+    assert [node.journal for node in cluster.up] == [[b"x"]] * n
+
+
 def test_a_repeated_request_is_answered_in_full_when_the_client_asks_so(n: int) -> None:
     """If the designated replica fails, all are asked in full."""
     cluster = Cluster(n)
