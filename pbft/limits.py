@@ -48,6 +48,9 @@ CHUNK_SCAN_RECORDS = 2_048
 """Records that a source looks at for one chunk: a chunk of a thinly spread request may be empty,
 and its cursor says that there is more. Also the most that one chunk carries, which bounds what its
 receiver does at once."""
+CHUNK_SCAN_BYTES = 8 * MIB
+"""Their values, wanted or not, for one chunk (at least one is looked at whatever its size). What is
+not wanted is neither copied nor checked, but it may have to come from disk."""
 CHUNK_COST_BYTES = 32 * KIB
 """What a chunk is taken to weigh at least: finding that there is little to send takes time too."""
 TRANSFER_FLOOR_RATE = 512 * KIB

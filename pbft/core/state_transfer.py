@@ -15,7 +15,12 @@ from pbft.core.effects import EventName, Install, Send
 from pbft.core.settings import SECOND
 from pbft.core.state import Core, Fetch, Pin, Transfer
 from pbft.errors import Reason
-from pbft.limits import CHUNK_COST_BYTES, CHUNK_SCAN_RECORDS, TRANSFER_FLOOR_RATE
+from pbft.limits import (
+    CHUNK_COST_BYTES,
+    CHUNK_SCAN_BYTES,
+    CHUNK_SCAN_RECORDS,
+    TRANSFER_FLOOR_RATE,
+)
 from pbft.messages import (
     Leaf,
     StableCertificate,
@@ -184,9 +189,11 @@ def _assign(core: Core, transfer: Transfer, expected: int = 0) -> None:
 
 def _walk_bytes(leaves: Sequence[Leaf]) -> int:
     """What looking for the records of some buckets is taken to weigh: a source walks through all of
-    the state for any share of it, as buckets are scattered over the keys."""
-    records = sum(leaf.count for leaf in leaves)
-    return -(-records // CHUNK_SCAN_RECORDS) * CHUNK_COST_BYTES
+    the state for any share of it, as buckets are scattered over the keys, and each chunk ends when
+    it has seen so many records or so many bytes."""
+    by_count = -(-sum(leaf.count for leaf in leaves) // CHUNK_SCAN_RECORDS)
+    by_size = sum(leaf.size for leaf in leaves) // CHUNK_SCAN_BYTES
+    return (by_count + by_size) * CHUNK_COST_BYTES
 
 
 def _share(todo: int, among: int) -> int:

@@ -97,9 +97,14 @@ class BaseView(Protocol):
         """(key, highest version, value) for start <= key < end, ascending by key."""
         ...
 
-    def records(self, after: bytes) -> Iterator[tuple[bytes, StateRecord]]:
-        """(position, record) of all records after a position (empty: from the first), ascending.
-        Any bytes are a legal position."""
+    def walk(self, after: bytes) -> Iterator[tuple[bytes, int]]:
+        """(position, bytes of the value) of all records after a position (empty: from the first),
+        ascending. The position is the encoded key; any bytes are a legal one to begin after. No
+        value is copied or checked, but LMDB has passed it all on the way: it may come from disk."""
+        ...
+
+    def record(self, position: bytes) -> StateRecord:
+        """The record at a position that `walk` has told."""
         ...
 
     def leaves(self, buckets: int) -> list[Leaf]:

@@ -64,7 +64,7 @@ class LmdbBase:
 
     def open_view(self) -> "LmdbView":
         """See StateBase.open_view."""
-        transaction = self._environment.begin()
+        transaction = self._environment.begin(buffers=True)
         return LmdbView(transaction, self._records, self._leaves, self._checkpoint)
 
     def apply(self, change: BaseChange) -> None:
@@ -118,12 +118,13 @@ class LmdbView(OrderedView):
 
     def __init__(
         self,
-        transaction: "lmdb.Transaction[bytes]",
+        transaction: "lmdb.Transaction[memoryview]",
         records: "lmdb._Database",
         leaves: "lmdb._Database",
         checkpoint: "lmdb._Database",
     ) -> None:
-        """Takes over the transaction. Raises StorageCorrupt for an unreadable checkpoint."""
+        """Takes over the transaction, which shows what lies on disk: nothing else of it may leave
+        than copies. Raises StorageCorrupt for an unreadable checkpoint."""
         self._transaction = transaction
         self._records = records
         self._leaves = leaves
@@ -132,18 +133,19 @@ class LmdbView(OrderedView):
         self.checkpoint = (
             INITIAL_CHECKPOINT
             if stored is None
-            else decode_checkpoint(checked(_CHECKPOINT, stored))
+            else decode_checkpoint(checked(_CHECKPOINT, bytes(stored)))
         )
 
     def _seek(self, key: bytes) -> tuple[bytes, bytes] | None:
         try:
-            return self._cursor.item() if self._cursor.set_range(key) else None
+            return _copied(self._cursor) if self._cursor.set_range(key) else None
         except lmdb.Error as error:
             raise _unreadable(error) from error
 
     def _get(self, key: bytes) -> bytes | None:
         try:
-            return self._transaction.get(key, db=self._records)
+            stored = self._transaction.get(key, db=self._records)
+            return None if stored is None else bytes(stored)
         except lmdb.Error as error:
             raise _unreadable(error) from error
 
@@ -152,7 +154,17 @@ class LmdbView(OrderedView):
             cursor = self._transaction.cursor(self._records)
             found = cursor.set_range(key)
             while found:
-                yield cursor.item()
+                yield _copied(cursor)
+                found = cursor.next()
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+
+    def _sizes(self, key: bytes) -> Iterator[tuple[bytes, int]]:
+        try:
+            cursor = self._transaction.cursor(self._records)
+            found = cursor.set_range(key)
+            while found:
+                yield bytes(cursor.key()), len(cursor.value())
                 found = cursor.next()
         except lmdb.Error as error:
             raise _unreadable(error) from error
@@ -161,7 +173,8 @@ class LmdbView(OrderedView):
         """See BaseView.leaves."""
         leaves = [EMPTY_LEAF] * buckets
         try:
-            for key, stored in self._transaction.cursor(self._leaves):
+            for item in self._transaction.cursor(self._leaves):
+                key, stored = map(bytes, item)
                 leaves[leaf_index(key, buckets)] = decode_leaf(checked(key, stored))
         except lmdb.Error as error:
             raise _unreadable(error) from error
@@ -171,6 +184,11 @@ class LmdbView(OrderedView):
         """See BaseView.close."""
         self._cursor.close()
         self._transaction.abort()
+
+
+def _copied(cursor: "lmdb.Cursor[memoryview]") -> tuple[bytes, bytes]:
+    key, stored = cursor.item()
+    return bytes(key), bytes(stored)
 
 
 def _unreadable(error: lmdb.Error) -> StorageCorrupt:

@@ -191,6 +191,9 @@ class MemoryView(OrderedView):
         for index in range(bisect_left(keys, key), len(keys)):
             yield keys[index], self._image.items[keys[index]]
 
+    def _sizes(self, key: bytes) -> Iterator[tuple[bytes, int]]:
+        return ((encoded, len(stored)) for encoded, stored in self._items(key))
+
     def leaves(self, buckets: int) -> list[Leaf]:
         """See BaseView.leaves."""
         leaves = [EMPTY_LEAF] * buckets

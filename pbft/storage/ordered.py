@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pbft.limits import RECORD_KEY_BYTES_MAX
 from pbft.messages import Leaf, StateRecord
 from pbft.storage.api import DurableCheckpoint
-from pbft.storage.checksum import checked
+from pbft.storage.checksum import CHECKSUM_BYTES, checked
 from pbft.types import UINT64_MAX
 
 KEY_BYTES_MAX = 511
@@ -75,6 +75,10 @@ class OrderedView(ABC):
         """All items at or after the key, ascending."""
 
     @abstractmethod
+    def _sizes(self, key: bytes) -> Iterator[tuple[bytes, int]]:
+        """Key and length of the value of all items at or after the key, ascending."""
+
+    @abstractmethod
     def leaves(self, buckets: int) -> list[Leaf]:
         """See BaseView.leaves."""
 
@@ -118,9 +122,14 @@ class OrderedView(ABC):
             yield key, version, checked(encoded, stored)
             bound = encoded[:-_TAIL_BYTES] + _AFTER_END
 
-    def records(self, after: bytes) -> Iterator[tuple[bytes, StateRecord]]:
-        """See BaseView.records."""
-        for encoded, stored in self._items(after):
+    def walk(self, after: bytes) -> Iterator[tuple[bytes, int]]:
+        """See BaseView.walk."""
+        for encoded, size in self._sizes(after):
             if encoded > after:
-                domain, key, version = decode_key(encoded)
-                yield encoded, StateRecord(domain, key, version, checked(encoded, stored))
+                yield encoded, size - CHECKSUM_BYTES
+
+    def record(self, position: bytes) -> StateRecord:
+        """See BaseView.record."""
+        stored = self._get(position)
+        assert stored is not None
+        return StateRecord(*decode_key(position), checked(position, stored))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pbft.core.effects import Install
 from pbft.crypto.lthash import add, bucket_of, record_hash, sum_to_bytes
-from pbft.limits import CHUNK_SCAN_RECORDS, TRANSFER_CHUNK_BYTES
+from pbft.limits import CHUNK_SCAN_BYTES, CHUNK_SCAN_RECORDS, TRANSFER_CHUNK_BYTES
 from pbft.messages import Leaf, StateChunk, StateRecord
 from pbft.storage.api import (
     BaseChange,
@@ -49,15 +49,17 @@ class PinnedCheckpoint:
         """See Snapshot.chunk. Any bytes are legal in both arguments. Raises StorageCorrupt."""
         wanted = from_bitmap(buckets, self._buckets)
         records: list[StateRecord] = []
-        size_bytes = 0
-        for scanned, (position, record) in enumerate(self._view.records(cursor), 1):
-            if bucket_of(record.domain, record.key, self._salt, self._buckets) in wanted:
-                size_bytes += len(record.key) + len(record.value) + RECORD_OVERHEAD_BYTES
+        size_bytes = scanned_bytes = 0
+        for scanned, (position, value_bytes) in enumerate(self._view.walk(cursor), 1):
+            domain, key, _ = decode_key(position)
+            if bucket_of(domain, key, self._salt, self._buckets) in wanted:
+                size_bytes += len(key) + value_bytes + RECORD_OVERHEAD_BYTES
                 if records and size_bytes > TRANSFER_CHUNK_BYTES:
                     return StateChunk(self.sequence, tuple(records), cursor)
-                records.append(record)
+                records.append(self._view.record(position))
             cursor = position
-            if scanned == CHUNK_SCAN_RECORDS:
+            scanned_bytes += value_bytes
+            if scanned == CHUNK_SCAN_RECORDS or scanned_bytes >= CHUNK_SCAN_BYTES:
                 return StateChunk(self.sequence, tuple(records), cursor)
         return StateChunk(self.sequence, tuple(records), b"")
 
@@ -193,7 +195,8 @@ class InstallPlan:
     def _removals(self, view: BaseView) -> Iterator[Change]:
         """The records of the replaced buckets that the stage does not have."""
         stage = self.stage
-        for _, record in view.records(b""):
+        for position, _ in view.walk(b""):
+            record = view.record(position)
             index = bucket_of(record.domain, record.key, self._salt, len(stage.leaves))
             name = record.domain, record.key, record.version
             if index in stage.wanted and not stage.store.has(index, encode_key(*name)):

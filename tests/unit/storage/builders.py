@@ -23,8 +23,8 @@ from pbft.crypto.lthash import (
     record_hash,
     sum_to_bytes,
 )
-from pbft.messages import Kind, Leaf, PreparedProof, Signed
-from pbft.storage.api import StateBase, VoteLog
+from pbft.messages import Kind, Leaf, PreparedProof, Signed, StateRecord
+from pbft.storage.api import BaseView, StateBase, VoteLog
 from pbft.storage.lmdb_base import LmdbBase
 from pbft.storage.memory import MemoryBase, MemoryLog
 from pbft.storage.state import LayeredState
@@ -116,6 +116,11 @@ class Disk:
         if self.directory is None:
             return self.memory_base
         return LmdbBase(self.directory / "state", map_bytes=MAP_BYTES)
+
+
+def stored_records(view: BaseView) -> list[StateRecord]:
+    """All records of a durable checkpoint."""
+    return [view.record(position) for position, _ in view.walk(b"")]
 
 
 def new_state(base: StateBase) -> LayeredState:

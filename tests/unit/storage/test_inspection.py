@@ -171,7 +171,8 @@ from pbft.storage import directory
 storage = directory.open(Path(sys.argv[1]), bytes(range(32)), 2, state_map_bytes=1 << 26)
 storage.log.load()
 storage.base.view.leaves(16)
-print(len(list(storage.base.view.records(b""))))
+view = storage.base.view
+print(len([view.record(position) for position, _ in view.walk(b"")]))
 """
 
 

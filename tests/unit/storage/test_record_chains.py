@@ -10,7 +10,7 @@ from pbft.storage.layers import DomainRecords
 from pbft.storage.memory import MemoryBase
 from pbft.storage.state import LayeredState
 from pbft.types import Digest
-from tests.unit.storage.builders import digest_from_scratch, merge, new_state
+from tests.unit.storage.builders import digest_from_scratch, merge, new_state, stored_records
 
 DOMAIN, KEY = 1, b"k"
 STEPS = ("next", "same", "beside", "drop", "drop lowest", "close", "advance", "seal")
@@ -103,7 +103,7 @@ class History:
         assert self.records.get(KEY) == max(self.model.items(), default=None)
         self.seal()
         merge(self.state, self.sequence + 1)
-        stored = [(r.version, r.value) for _, r in self.state._base.view.records(b"")]
+        stored = [(r.version, r.value) for r in stored_records(self.state._base.view)]
         assert sorted(stored) == sorted(self.model.items())
 
 

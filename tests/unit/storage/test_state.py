@@ -399,7 +399,8 @@ def test_what_lmdb_cannot_read_is_corrupt(tmp_path: Path) -> None:
     for read in (
         lambda: view.latest(1, b"key"),
         lambda: view.value(1, b"key", 1),
-        lambda: list(view.records(b"")),
+        lambda: list(view.walk(b"")),
+        lambda: view.record(encode_key(1, b"key", 1)),
         lambda: view.leaves(1),
     ):
         with pytest.raises(StorageCorrupt, match="cannot be read"):

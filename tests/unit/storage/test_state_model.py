@@ -31,6 +31,7 @@ from tests.unit.storage.builders import (
     install,
     merge,
     new_state,
+    stored_records,
 )
 
 DOMAINS = st.sampled_from([1, 2])
@@ -231,7 +232,7 @@ class StateMachine(RuleBasedStateMachine):
     def the_durable_checkpoint_is_what_it_was(self) -> None:
         records = {
             (record.domain, record.key, record.version): record.value
-            for _, record in self.base.view.records(b"")
+            for record in stored_records(self.base.view)
         }
         assert records == self.durable
 

@@ -1,7 +1,7 @@
 """State transfer between two states, honest and not (protocol.md section 9; adversary.md group
 T)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,10 +9,12 @@ import pytest
 from pbft.crypto.lthash import bucket_of
 from pbft.limits import TRANSFER_CHUNK_BYTES
 from pbft.messages import Leaf, StateRecord
-from pbft.storage import transfer
+from pbft.storage import ordered, transfer
 from pbft.storage.bitmap import from_bitmap, to_bitmap
 from pbft.storage.bucket_sums import state_digest
+from pbft.storage.checksum import checked
 from pbft.storage.memory import MemoryBase
+from pbft.storage.ordered import encode_key
 from pbft.storage.state import LayeredState
 from pbft.storage.transfer import CHUNK_SCAN_RECORDS, PinnedCheckpoint
 from tests.unit.storage.builders import BUCKETS, SALT, Disk, install, merge, new_state, seal
@@ -96,6 +98,40 @@ def test_one_chunk_is_bounded_in_work() -> None:
     pinned = state.pin()
     assert [len(part) for part in chunks(pinned, ALL)] == [CHUNK_SCAN_RECORDS, 10]
     assert [len(part) for part in chunks(pinned, b"")] == [0, 0]
+
+
+def test_one_chunk_is_bounded_in_bytes_passed_on_the_way(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "CHUNK_SCAN_BYTES", 2_500)
+    state = filled(disk, 10, bytes(1_000))
+    pinned = state.pin()
+    assert [len(part) for part in chunks(pinned, ALL)] == [3, 3, 3, 1]
+    assert [len(part) for part in chunks(pinned, b"")] == [0, 0, 0, 0]
+    pinned.release()
+    state._base.close()
+
+
+@pytest.mark.parametrize("wanted", [range(BUCKETS), [3, 9], []], ids=["all", "two", "none"])
+def test_only_the_values_that_a_chunk_carries_are_read(
+    disk: Disk, wanted: Sequence[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the source's pace, which counts what it sent, counts what it read."""
+    state = filled(disk, 40, bytes(TRANSFER_CHUNK_BYTES // 3))
+    pinned, read = state.pin(), list[bytes]()
+
+    def noting(key: bytes, stored: bytes) -> bytes:
+        read.append(key)
+        return checked(key, stored)
+
+    monkeypatch.setattr(ordered, "checked", noting)
+    parts = list(chunks(pinned, to_bitmap(wanted, BUCKETS)))
+    carried = [record for part in parts for record in part]
+    assert all(bucket(record) in wanted for record in carried)
+    assert read == [encode_key(record.domain, record.key, record.version) for record in carried]
+    assert len(carried) == 40 or len(wanted) < BUCKETS
+    pinned.release()
+    state._base.close()
 
 
 @pytest.mark.parametrize(
