@@ -13,7 +13,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from pbft.limits import MIB
 from pbft.node.sealer import SealFailed, StateSealed
-from pbft.node.state_disk import DiskJobDone
+from pbft.node.state_disk import DiskJobDone, DiskJobFailed
 from pbft.types import ClientKey, ReplicaId
 
 PEER_SOURCE_BYTES = 8 * MIB
@@ -46,7 +46,7 @@ class LinkChanged:
     up: bool
 
 
-OwnEvent: TypeAlias = LinkChanged | StateSealed | SealFailed | DiskJobDone
+OwnEvent: TypeAlias = LinkChanged | StateSealed | SealFailed | DiskJobDone | DiskJobFailed
 Origin = TypeVar("Origin", PeerOrigin, ClientOrigin)
 
 

@@ -30,7 +30,7 @@ from pbft.node.inbox import ClientOrigin, Inbox, LinkChanged, OwnEvent, PeerOrig
 from pbft.node.metrics import Metrics
 from pbft.node.outbox import Outbox
 from pbft.node.sealer import SealFailed, StateSealed
-from pbft.node.state_disk import StateDisk
+from pbft.node.state_disk import DiskJobFailed, StateDisk
 from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber
 
 LANE_SECONDS = 0.005
@@ -184,7 +184,7 @@ class Runtime:
     def _step_own(self, event: OwnEvent) -> list[Effect]:
         if isinstance(event, LinkChanged):
             return self._core.link(event.peer, event.up, self._clock())
-        if isinstance(event, SealFailed):
+        if isinstance(event, SealFailed | DiskJobFailed):
             raise event.error
         if isinstance(event, StateSealed):
             return self._core.sealed(event.sequence, event.digest, self._clock())

@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 from pbft.core.effects import Install, Merge
 from pbft.node.worker import WorkerThread
+from pbft.storage.api import StorageCorrupt
 
 
 class DiskPlan(Protocol):
     """What the thread is to do; it touches nothing that the event loop touches."""
 
     def run(self) -> None:
-        """Makes it durable. Blocks. Raises StorageFailed."""
+        """Makes it durable. Blocks. Raises StorageFailed, or StorageCorrupt with nothing done."""
         ...
 
 
@@ -48,6 +49,13 @@ class DiskJobDone:
     plan: DiskPlan
 
 
+@dataclass(frozen=True, slots=True)
+class DiskJobFailed:
+    """What a plan had to read is corrupt: nothing of it was done, and nothing more is."""
+
+    error: StorageCorrupt
+
+
 class StateDisk:
     """Performs Merge and Install effects one after the other, in the order given."""
 
@@ -55,11 +63,13 @@ class StateDisk:
         self,
         state: DurableState,
         worker: WorkerThread,
-        tell: Callable[[DiskJobDone], None],
+        tell: Callable[[DiskJobDone | DiskJobFailed], None],
         fail: Callable[[str, BaseException], None],
     ) -> None:
         """`tell` is called when a plan is durable; `finish` must follow. `fail` is called instead
-        if the disk refuses, and nothing more is performed."""
+        if the disk refuses, and nothing more is performed. What is corrupt is told, too: unlike
+        after a refused write, it is known what is on disk, so that the process can end in order
+        and say what to do."""
         self._state = state
         self._worker = worker
         self._tell = tell
@@ -95,5 +105,7 @@ class StateDisk:
     def _on_run(self, done: DiskJobDone, error: BaseException | None) -> None:
         if error is None:
             self._tell(done)
+        elif isinstance(error, StorageCorrupt):
+            self._tell(DiskJobFailed(error))
         else:
             self._fail("the state could not be made durable", error)

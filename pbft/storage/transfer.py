@@ -193,11 +193,11 @@ class InstallPlan:
             yield self.stage.records(index)
 
     def _removals(self, view: BaseView) -> Iterator[Change]:
-        """The records of the replaced buckets that the stage does not have."""
+        """The records of the replaced buckets that the stage does not have. By their keys alone:
+        a value that fails its checksum may be replaced, and one that stays is not looked at."""
         stage = self.stage
         for position, _ in view.walk(b""):
-            record = view.record(position)
-            index = bucket_of(record.domain, record.key, self._salt, len(stage.leaves))
-            name = record.domain, record.key, record.version
-            if index in stage.wanted and not stage.store.has(index, encode_key(*name)):
-                yield (*name, None)
+            domain, key, version = decode_key(position)
+            index = bucket_of(domain, key, self._salt, len(stage.leaves))
+            if index in stage.wanted and not stage.store.has(index, position):
+                yield domain, key, version, None

@@ -29,6 +29,7 @@ from pbft.node.metrics import Metrics
 from pbft.node.runtime import ReplicaHalted, Runtime
 from pbft.node.sealer import SealFailed, StateSealed
 from pbft.node.state_disk import StateDisk
+from pbft.storage.api import StorageCorrupt
 from pbft.types import Instant
 from tests.unit.node.support import CLIENT, MERGE, Bench, bench, send, until
 from tests.unit.node.test_state_disk import State
@@ -264,6 +265,26 @@ def test_digests_come_as_steps_and_one_that_cannot_be_computed_ends_the_run() ->
         it.inbox.put_own(SealFailed(MemoryError("no room")))
         with pytest.raises(MemoryError, match="no room"):
             await run_until(it, lambda: False)
+
+    asyncio.run(scenario())
+
+
+def test_a_state_found_corrupt_by_a_merge_ends_the_run_and_says_what_is() -> None:
+    async def scenario() -> None:
+        it = rig()
+        it.state.failure = StorageCorrupt("the record with key 00 fails its checksum")
+        it.core.extra = lambda step: [MERGE] if step == "link 1 True" else []
+        it.inbox.put_own(LinkChanged(1, up=True))
+
+        def never() -> bool:
+            for plan in it.state.plans:
+                plan.gate.set()
+            return False
+
+        with pytest.raises(StorageCorrupt, match="fails its checksum"):
+            await run_until(it, never)
+        assert it.state.trace == ["begin merge 64"]
+        assert not any(step.startswith("merged") for step in it.core.steps)
 
     asyncio.run(scenario())
 

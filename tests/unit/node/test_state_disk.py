@@ -4,10 +4,13 @@ import asyncio
 import threading
 from dataclasses import dataclass, field
 
+import pytest
+
 from pbft.core.effects import Install, Merge
 from pbft.node.inbox import Inbox
-from pbft.node.state_disk import DiskJobDone, StateDisk
+from pbft.node.state_disk import DiskJobDone, DiskJobFailed, StateDisk
 from pbft.node.worker import WorkerThread
+from pbft.storage.api import StorageCorrupt
 from tests.unit.node.support import DIGEST, INSTALL, MERGE, Failures, breathe, until
 
 
@@ -78,6 +81,24 @@ def test_one_after_the_other_and_told_through_the_inbox() -> None:
         state.plans[2].gate.set()
         await worker.close()
         assert not failures.texts
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("effect", [MERGE, INSTALL], ids=["merge", "installation"])
+def test_what_is_corrupt_is_told_and_nothing_more_is_performed(effect: Merge | Install) -> None:
+    async def scenario() -> None:
+        state, inbox, failures, worker = State(), Inbox(4), Failures(), WorkerThread("disk")
+        state.failure = StorageCorrupt("the record with key 00 fails its checksum")
+        disk = StateDisk(state, worker, inbox.put_own, failures)
+        disk.perform(effect)
+        disk.perform(MERGE)
+        state.plans[0].gate.set()
+        await worker.close()
+        told = inbox.take_own()
+        assert isinstance(told, DiskJobFailed) and told.error is state.failure
+        assert not failures.texts
+        assert len(state.plans) == 1
 
     asyncio.run(scenario())
 

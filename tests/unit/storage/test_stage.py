@@ -14,6 +14,7 @@ from pbft.messages import StateRecord
 from pbft.storage.api import StageStore, StorageCorrupt, StorageFailed
 from pbft.storage.bitmap import from_bitmap
 from pbft.storage.lmdb_base import LmdbBase
+from pbft.storage.ordered import encode_key
 from pbft.storage.stage_store import LmdbStageStore, MemoryStageStore
 from pbft.storage.state import LayeredState
 from tests.unit.storage.builders import (
@@ -176,6 +177,46 @@ def test_what_was_received_need_not_come_again_when_the_target_moves(
     assert target.digest == source.digest
     assert records_of(target) == records_of(source)
     target._base.close()
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_rotten_record_of_the_old_state_stops_no_installation(
+    tmp_path: Path, is_replaced: bool
+) -> None:
+    """Or none would ever succeed: each attempt would come to it again."""
+    disk = Disk.make(tmp_path)
+    source = source_with(300)
+    target = new_state(disk.open_base())
+    for number in range(300):
+        target.domain(1).put(b"key %04d" % number, 0, b"value")
+    merge(target, 64)
+    old, *_ = others = records_of(target)
+    rotten = old if is_replaced else next(one for one in others if bucket(one) != bucket(old))
+    rot(target, rotten)
+    source.domain(1).put(old.key, 0, b"changed")
+    merge(source, 128)
+    differing = target.stage(source.pin().leaves(), source.durable_digest)
+    assert differing is not None and from_bitmap(differing, BUCKETS) == {bucket(old)}
+    assert target.stage_records(source.pin().chunk(differing, b"").records, differing)
+    install(target, 128, source.durable_digest)
+    assert target.digest == source.digest
+    assert target.domain(1).get(old.key) == (0, b"changed")
+    if not is_replaced:
+        with pytest.raises(StorageCorrupt, match="fails its checksum"):
+            target.domain(1).get(rotten.key)
+    target.close()
+    target._base.close()
+
+
+def rot(state: LayeredState, record: StateRecord) -> None:
+    """Flips the last bit of its value on disk."""
+    base = state._base
+    assert isinstance(base, LmdbBase)
+    key = encode_key(record.domain, record.key, record.version)
+    with base._environment.begin(write=True, db=base._records) as transaction:
+        stored = transaction.get(key)
+        assert stored is not None
+        transaction.put(key, stored[:-1] + bytes((stored[-1] ^ 1,)))
 
 
 def test_memory_does_not_grow_with_what_is_staged(tmp_path: Path) -> None:
