@@ -137,7 +137,7 @@ class StageStore(Protocol):
         ...
 
     def drop(self, bucket: int) -> None:
-        """Removes a bucket's records."""
+        """Forgets a bucket's records. They may be removed later, as others are added."""
         ...
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ crash empties the store, and the transfer begins anew.
 import hashlib
 import shutil
 import struct
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +20,12 @@ from pbft.storage.checksum import checked, protect
 STAGE_MAP_BYTES = 1 << 40
 """Address space, as for the state."""
 
-_BUCKET = struct.Struct(">I")
+REMOVED_RECORDS = 4_096
+"""Dropped records that are removed for each addition, besides one for each record added: what waits
+to be removed so gets less with every addition, by more than a chunk of a transfer carries."""
+
+_PREFIX = struct.Struct(">IQ")
+"""The bucket, and how often it was dropped before: a dropped record is nobody's at once."""
 _NAME_LENGTH = struct.Struct(">H")
 
 
@@ -29,6 +35,10 @@ class LmdbStageStore:
     def __init__(self, path: Path) -> None:
         """What is left of an earlier one is removed. Raises StorageFailed."""
         self._path = path
+        self._drops: Counter[int] = Counter()
+        """How often each bucket was dropped."""
+        self._dropped: deque[bytes] = deque()
+        """Prefixes of the keys that are to be removed."""
         try:
             remove_stage(path)
             path.mkdir(mode=0o700)
@@ -43,11 +53,12 @@ class LmdbStageStore:
         try:
             with self._environment.begin(write=True) as transaction:
                 for bucket, name, value in items:
-                    key = _key(bucket, name)
+                    key = self._key(bucket, name)
                     stored = protect(key, _NAME_LENGTH.pack(len(name)) + name + value)
                     if not transaction.put(key, stored, overwrite=False):
                         transaction.abort()
                         return False
+                self._remove(transaction, len(items) + REMOVED_RECORDS)
         except lmdb.Error as error:
             raise StorageFailed(f"records cannot be received: {error}") from error
         return True
@@ -55,11 +66,11 @@ class LmdbStageStore:
     def has(self, bucket: int, name: bytes) -> bool:
         """See StageStore.has."""
         with self._environment.begin() as transaction:
-            return transaction.get(_key(bucket, name)) is not None
+            return transaction.get(self._key(bucket, name)) is not None
 
     def items(self, bucket: int) -> Iterator[tuple[bytes, bytes]]:
         """See StageStore.items."""
-        prefix = _BUCKET.pack(bucket)
+        prefix = self._prefix(bucket)
         try:
             with self._environment.begin() as transaction:
                 cursor = transaction.cursor()
@@ -74,16 +85,31 @@ class LmdbStageStore:
             raise StorageCorrupt(f"received records cannot be read: {error}") from error
 
     def drop(self, bucket: int) -> None:
-        """See StageStore.drop."""
-        prefix = _BUCKET.pack(bucket)
-        try:
-            with self._environment.begin(write=True) as transaction:
-                cursor = transaction.cursor()
-                found = cursor.set_range(prefix)
-                while found and cursor.key().startswith(prefix):
-                    found = cursor.delete()
-        except lmdb.Error as error:
-            raise StorageFailed(f"received records cannot be removed: {error}") from error
+        """See StageStore.drop. It costs nothing: whoever delivers a share and then stalls makes its
+        peer drop many records at once, in the event loop. Additions remove them little by
+        little."""
+        self._dropped.append(self._prefix(bucket))
+        self._drops[bucket] += 1
+
+    def _remove(self, transaction: "lmdb.Transaction[bytes]", most: int) -> None:
+        cursor = transaction.cursor()
+        while self._dropped:
+            prefix = self._dropped[0]
+            found = cursor.set_range(prefix)
+            while found and cursor.key().startswith(prefix):
+                if most == 0:
+                    return
+                found = cursor.delete()
+                most -= 1
+            self._dropped.popleft()
+
+    def _prefix(self, bucket: int) -> bytes:
+        return _PREFIX.pack(bucket, self._drops[bucket])
+
+    def _key(self, bucket: int, name: bytes) -> bytes:
+        # A name and its bucket would be too long for a key. Clients choose names: the hash is not
+        # cut.
+        return self._prefix(bucket) + hashlib.sha256(name).digest()
 
     def close(self) -> None:
         """See StageStore.close."""
@@ -95,11 +121,6 @@ def remove_stage(path: Path) -> None:
     """Deletes what a store has left in its directory. Raises OSError."""
     if path.exists():
         shutil.rmtree(path)
-
-
-def _key(bucket: int, name: bytes) -> bytes:
-    # A name and its bucket would be too long for a key. Clients choose names: the hash is not cut.
-    return _BUCKET.pack(bucket) + hashlib.sha256(name).digest()
 
 
 class MemoryStageStore:

@@ -11,6 +11,7 @@ import pytest
 from pbft.core.effects import Install
 from pbft.crypto.lthash import bucket_of
 from pbft.messages import StateRecord
+from pbft.storage import stage_store
 from pbft.storage.api import StageStore, StorageCorrupt, StorageFailed
 from pbft.storage.bitmap import from_bitmap
 from pbft.storage.lmdb_base import LmdbBase
@@ -71,6 +72,69 @@ def test_what_is_there_is_not_added_again_and_nothing_with_it(store: StageStore)
     assert not store.add([(0, b"b", b"2"), (0, b"b", b"2")])
     assert not store.has(0, b"b")
     assert store.add([(0, b"b", b"2"), (1, b"a", b"1")])
+    store.close()
+
+
+def test_a_dropped_bucket_is_empty_at_once_and_takes_the_same_records_again(
+    store: StageStore,
+) -> None:
+    assert store.add([(0, b"a", b"1"), (0, b"b", b"2"), (1, b"a", b"3")])
+    store.drop(0)
+    assert list(store.items(0)) == []
+    assert store.add([(0, b"a", b"4")])
+    store.drop(7)
+    assert list(store.items(0)) == [(b"a", b"4")]
+    assert list(store.items(1)) == [(b"a", b"3")]
+    assert not store.add([(0, b"a", b"4")])
+    assert not store.has(0, b"b")
+    store.close()
+
+
+def test_giving_up_what_was_received_takes_no_transaction(tmp_path: Path) -> None:
+    """A source that stalls after 95 % of its share must not stop the event loop of its peer."""
+    target, source = new_state(Disk.make(tmp_path).open_base()), source_with(300)
+    differing = target.stage(source.pin().leaves(), source.durable_digest)
+    assert differing is not None
+    records = records_of(source)
+    incomplete = [one for one in records if one.key not in some_of_each_bucket(records)]
+    assert target.stage_records(incomplete, differing)
+    assert target._stage is not None
+    store = target._stage.store
+    assert isinstance(store, LmdbStageStore)
+    transactions = store._environment.info()["last_txnid"]
+    assert target.staged(differing) == differing
+    assert store._environment.info()["last_txnid"] == transactions
+    assert target.stage_records(records, differing)
+    assert store._environment.stat()["entries"] == 300, "what was given up is gone"
+    install(target, 64, source.durable_digest)
+    assert target.digest == source.digest
+    target.close()
+    target._base.close()
+
+
+def some_of_each_bucket(records: list[StateRecord]) -> set[bytes]:
+    return set({bucket(record): record.key for record in records}.values())
+
+
+def test_what_is_dropped_again_and_again_does_not_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_store, "REMOVED_RECORDS", 3)
+    store = LmdbStageStore(tmp_path / "stage")
+    found = []
+    for attempt in range(12):
+        for part in range(5):
+            names = [b"%d %d %d" % (attempt, part, number) for number in range(20)]
+            assert store.add([(part, name, b"value") for name in names])
+            assert not store.add([(part, names[0], b"value")])
+        found.append(store._environment.stat()["entries"])
+        for part in range(5):
+            store.drop(part)
+    assert found[0] == 100
+    assert max(found) <= 200
+    for number in range(100):
+        assert store.add([(9, b"%d" % number, b"")])
+    assert store._environment.stat()["entries"] == 100
     store.close()
 
 
