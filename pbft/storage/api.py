@@ -61,9 +61,9 @@ class BaseChange:
     """One step of the state on disk from a durable checkpoint to the next."""
 
     batches: Iterable[Iterable[Change]]
-    """Applied in order. A record occurs at most once in one batch; each batch ascends in the order
-    of records on disk (domain, key, versions from the highest down), or the base may run out of
-    room for removals."""
+    """Applied in order. A record occurs at most once in one batch. Removals come in the order of
+    records on disk (domain, key, versions from the highest down): in any other, the base may have
+    no room for many of them."""
     leaves: Mapping[int, Leaf]
     """The new leaves of the buckets that changed."""
     checkpoint: DurableCheckpoint
