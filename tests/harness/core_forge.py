@@ -12,6 +12,7 @@ from pbft.crypto.verifier import Verifier
 from pbft.genesis import Genesis, ProtocolConstants
 from pbft.limits import ProtocolLimits
 from pbft.messages import (
+    REJOIN_OPERATION,
     Authenticated,
     Batch,
     Checkpoint,
@@ -140,6 +141,11 @@ class Forge:
     def checkpoint(self, replica: ReplicaId, sequence: int, digest: Digest) -> Signed:
         """One replica's checkpoint."""
         return self.sign(replica, Checkpoint(sequence, digest))
+
+    def rejoin(self, replica: ReplicaId, incarnation: int) -> Signed:
+        """The request of a replica under its own key."""
+        key = self.genesis.replicas[replica]
+        return self.sign(replica, Request(key, incarnation, 1, 0, 0, (REJOIN_OPERATION,)))
 
     # Certificates.
 

@@ -353,12 +353,6 @@ def test_the_view_changes_of_an_older_incarnation_are_void() -> None:
     assert cluster[0].core.entered_view == 0
 
 
-def rejoin_of(solo: Solo, replica: int, incarnation: int) -> Signed:
-    """The request of a replica under its own key."""
-    key = solo.forge.genesis.replicas[replica]
-    return solo.forge.sign(replica, Request(key, incarnation, 1, 0, 0, (b"rejoin",)))
-
-
 def results(solo: Solo) -> list[bytes]:
     """What rejoins were answered."""
     messages = [solo.forge.verifier.decode(answer.replies) for answer in solo.node.answers]
@@ -368,33 +362,39 @@ def results(solo: Solo) -> list[bytes]:
 
 @pytest.mark.parametrize(
     ("incarnation", "at", "minutes", "taken"),
-    [(2, 30, 2, True), (1, 30, 2, False), (2, 5, 2, False), (2, 30, 0, False)],
+    [
+        (6, 30, 2, True),
+        (5, 30, 2, False),
+        (4, 30, 2, False),
+        (6, 5, 2, False),
+        (6, 30, 0, False),
+    ],
 )
 def test_one_rejoin_at_a_time_and_one_per_minute(
     incarnation: int, at: int, minutes: int, taken: bool
 ) -> None:
-    """Strictly growing, closed, and late enough, or refused."""
+    """Strictly growing (an earlier one may be ordered late), closed, late enough, or refused."""
     solo = Solo()
     now_us = solo.node.now().wall_us
-    solo.decide(1, solo.forge.batch(rejoin_of(solo, 3, 1), time_us=now_us))
+    solo.decide(1, solo.forge.batch(solo.forge.rejoin(3, 5), time_us=now_us))
     assert solo.node.core.rejoins == {3: 1}
     for sequence in range(2, at):
         solo.decide(sequence, solo.forge.batch(time_us=now_us))
         if sequence % INTERVAL == 0:
             solo.stabilise(sequence)
     again = solo.forge.batch(
-        rejoin_of(solo, 3, incarnation), time_us=now_us + minutes * 60 * SECOND
+        solo.forge.rejoin(3, incarnation), time_us=now_us + minutes * 60 * SECOND
     )
     solo.cluster.tell(1, solo.forge.committed(at, again))
     assert solo.node.core.executed == at
     assert (solo.node.core.rejoins[3] == at) is taken
-    assert solo.node.core.incarnations[3] == (incarnation if taken else 1)
+    assert solo.node.core.incarnations[3] == (incarnation if taken else 5)
 
 
 def test_clients_that_fill_the_table_bar_no_replica_from_rejoining() -> None:
     solo = Solo(4, forge=Forge(4, ProtocolLimits(clients=1), open_admission=True))
     solo.decide(1)
-    solo.decide(2, solo.forge.batch(rejoin_of(solo, 3, 1)))
+    solo.decide(2, solo.forge.batch(solo.forge.rejoin(3, 1)))
     assert solo.node.core.rejoins == {3: 2}
 
 
@@ -418,7 +418,7 @@ def test_a_rejoin_that_is_refused_is_tried_again_with_a_new_incarnation() -> Non
 def test_a_primary_that_ignores_an_open_rejoin_is_replaced() -> None:
     """An open rejoin counts as a pending request for the timers."""
     solo = Solo()
-    solo.decide(1, solo.forge.batch(rejoin_of(solo, 3, 1)))
+    solo.decide(1, solo.forge.batch(solo.forge.rejoin(3, 1)))
     solo.cluster.advance(3 * SECOND)
     assert solo.node.core.suspicion.mine
 

@@ -6,7 +6,7 @@ from pbft.core import suspicion
 from pbft.core.new_view import verify_new_view
 from pbft.core.view_change import check_view_change
 from pbft.errors import Reason, Rejected
-from pbft.messages import REJOIN_OPERATION, NewView, Request, Signed, ViewChange
+from pbft.messages import NewView, Signed, ViewChange
 from tests.harness.core_cluster import SECOND
 from tests.harness.core_forge import forge
 from tests.harness.core_solo import Solo
@@ -49,14 +49,9 @@ def rejoined() -> Solo:
     forge = solo.forge
     solo.cluster.tell(1, forge.view_change(2, 5))
     assert set(solo.node.core.view_change.received) == {2}
-    solo.decide(1, forge.batch(rejoin_of(solo, 2)))
+    solo.decide(1, forge.batch(forge.rejoin(2, 77)))
     assert solo.node.core.incarnations == {2: 77}
     return solo
-
-
-def rejoin_of(solo: Solo, replica: int) -> Signed:
-    key = solo.forge.genesis.replicas[replica]
-    return solo.forge.sign(replica, Request(key, 77, 1, 0, 0, (REJOIN_OPERATION,)))
 
 
 def test_a_void_view_change_joins_no_view(rejoined: Solo) -> None:
@@ -84,9 +79,38 @@ def test_no_new_view_is_made_of_a_view_change_that_became_void() -> None:
     solo.cluster.tell(1, world.status(2, suspects=True), world.view_change(2, 1))
     solo.cluster.advance(3 * SECOND)
     assert core.view == 1 and set(core.view_change.valid) == {1, 2}
-    solo.cluster.tell(1, world.committed(1, world.batch(rejoin_of(solo, 2))), sender=0)
+    solo.cluster.tell(1, world.committed(1, world.batch(world.rejoin(2, 77))), sender=0)
     assert core.incarnations == {2: 77}
     solo.cluster.tell(1, world.view_change(0, 1))
     assert not solo.node.sent(NewView)
     solo.cluster.tell(1, world.sign(2, ViewChange(1, 2, 77, 0, (), ())))
     assert len(solo.node.sent(NewView)) == 1
+
+
+def void_new_view(solo: Solo) -> Signed:
+    """For view 3, made of a view-change that replica 2 signed before it lost its votes."""
+    return solo.forge.new_view(3, solo.forge.view_changes(3, (0, 2, 3)))
+
+
+def test_a_decision_of_an_earlier_view_excuses_no_void_view_change(rejoined: Solo) -> None:
+    """It says nothing about who entered this view."""
+    rejoined.cluster.tell(1, void_new_view(rejoined))
+    assert rejoined.decided() == [1]
+    assert rejoined.node.core.entered_view == 0
+
+
+def test_a_decision_of_the_view_itself_lets_a_laggard_in(rejoined: Solo) -> None:
+    """The others entered it before they executed the rejoin, and q - f honest ones voted there."""
+    committed = rejoined.forge.committed(2, rejoined.batch(2), view=3)
+    rejoined.cluster.tell(1, committed, sender=3)
+    rejoined.cluster.tell(1, void_new_view(rejoined))
+    assert rejoined.node.core.entered_view == 3
+
+
+def test_a_view_change_of_the_present_incarnation_stays() -> None:
+    """Though its signer's rejoin is executed here only after it came."""
+    solo = Solo()
+    solo.cluster.tell(1, solo.forge.sign(2, ViewChange(5, 2, 77, 0, (), ())))
+    solo.decide(1, solo.forge.batch(solo.forge.rejoin(2, 77)))
+    assert solo.node.core.incarnations == {2: 77}
+    assert set(solo.node.core.view_change.received) == {2}
