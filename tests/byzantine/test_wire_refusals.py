@@ -10,6 +10,7 @@ from pbft.crypto.digest import NULL_DIGEST, batch_digest
 from pbft.crypto.verifier import Verifier
 from pbft.errors import Reason, Rejected
 from pbft.messages import (
+    REJOIN_OPERATION,
     Batch,
     BatchBytes,
     Checkpoint,
@@ -109,6 +110,19 @@ def test_a_client_that_signs_as_a_replica_and_the_other_way_round(world: Cluster
     as_replica = replace(as_client, key_pair=world.replicas[0].key_pair)
     request = replace(world.request(), client=world.genesis.replicas[0])
     assert client(world, as_replica.sign(request)) is Reason.CLIENT_UNAUTHORIZED
+
+
+def test_a_replica_asks_to_rejoin_by_number_one_of_a_session_only(world: Cluster) -> None:
+    """The session is the incarnation: each is decided once."""
+    key = world.genesis.replicas[0]
+    first, second = (
+        world.replicas[0].sign(
+            replace(world.request(number), client=key, operations=(REJOIN_OPERATION,))
+        )
+        for number in (1, 2)
+    )
+    assert Verifier(world.genesis, world.scheme).admit_request(first).message.number == 1
+    assert client(world, second) is Reason.CLIENT_UNAUTHORIZED
 
 
 def test_a_status_in_the_name_of_another(world: Cluster) -> None:

@@ -395,16 +395,18 @@ def test_an_expired_session_is_reopened_above_the_highest(highest: int, expected
     assert driver.session.session == expected
 
 
-def test_requests_of_an_expired_session_still_get_their_fate() -> None:
+@pytest.mark.parametrize(("first", "last"), [(1, 2), (2, 1)])
+def test_requests_of_an_expired_session_still_get_their_fate(first: int, last: int) -> None:
+    """Which settles no number of the new one: acknowledged too soon, it is never executed."""
     driver = Driver(gather=GatherSettings(enough_calls=1))
     for operation in (b"a", b"b"):
         driver.calls(operation)
         driver.poll(0)
-    driver.settle(1, results=(), outcome=Outcome.SESSION_EXPIRED, highest_session=1)
+    driver.settle(first, results=(), outcome=Outcome.SESSION_EXPIRED, highest_session=1)
     driver.calls(b"c")
     driver.poll(0)
-    settlement = driver.settle(2, results=(), outcome=Outcome.SESSION_EXPIRED, highest_session=1)
-    assert (settlement.session, settlement.number) == (SESSION, 2)
+    settlement = driver.settle(last, results=(), outcome=Outcome.SESSION_EXPIRED, highest_session=1)
+    assert (settlement.session, settlement.number) == (SESSION, last)
     assert driver.session.session == 2_000, "the session it was reopened as stays"
     assert driver.session.acknowledged == 0
 

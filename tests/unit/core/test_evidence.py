@@ -86,6 +86,28 @@ def test_a_view_change_that_omits_nothing_convicts_nobody(excuse: str) -> None:
     assert accusations(solo) == []
 
 
+def test_a_commit_in_the_view_of_the_view_change_is_no_omission() -> None:
+    """Its signer made it after the view-change, whichever comes first."""
+    solo = Solo(me=2)
+    solo.cluster.tell(2, solo.forge.view_change(0, 1), solo.forge.view_change(1, 1))
+    assert solo.node.core.view == 1
+    solo.cluster.tell(2, solo.forge.commit(3, 1, A, view=1), solo.forge.view_change(3, 1))
+    assert 3 in solo.node.core.view_change.received
+    assert accusations(solo) == []
+
+
+@pytest.mark.parametrize("kind", ["prepare", "commit"])
+def test_votes_for_two_digests_in_two_later_views_convict_nobody(kind: str) -> None:
+    """The one of the higher view stays."""
+    solo = Solo()
+    vote = getattr(solo.forge, kind)
+    solo.cluster.tell(1, vote(2, 1, A, view=5), vote(2, 1, B, view=7))
+    assert accusations(solo) == []
+    slot = solo.slot(1)
+    votes = slot.prepares if kind == "prepare" else slot.commits
+    assert votes.later[2].message.view == 7
+
+
 def test_the_same_statement_twice_convicts_nobody() -> None:
     solo = Solo()
     for _ in range(3):

@@ -173,6 +173,23 @@ def test_the_barrier_is_restored_at_a_restart(view: int) -> None:
     assert len(answers(solo)) == 1
 
 
+def test_what_was_decided_by_a_certificate_counts_after_a_restart() -> None:
+    solo = Solo(me=2)
+    solo.cluster.tell(2, solo.forge.committed(1, solo.batch()))
+    assert barrier(solo.node.core) == 1
+    solo.restart()
+    assert barrier(solo.node.core) == 1
+
+
+def test_a_void_certificate_stays_void_after_a_restart() -> None:
+    solo = Solo(me=2)
+    solo.prepare(1, solo.propose(1))
+    solo.enter(1)
+    assert barrier(solo.node.core) == 0
+    solo.restart()
+    assert barrier(solo.node.core) == 0
+
+
 def test_a_stale_read_waits_for_nothing() -> None:
     solo = Solo()
     solo.prepare(1, solo.propose(1))

@@ -216,6 +216,20 @@ def test_nothing_is_signed_before_the_peers_answered() -> None:
     assert {vote.sequence for vote in solo.node.sent(Prepare)} == {2}
 
 
+def test_no_reply_is_signed_before_the_peers_answered() -> None:
+    """Not even one from the cache: it may rest on a state that was rolled back."""
+    solo = Solo(me=2)
+    solo.decide_to(INTERVAL)
+    solo.stabilise(INTERVAL)
+    solo.node.restart()
+    solo.node.answers.clear()
+    solo.node.submit(solo.forge.request(INTERVAL))
+    assert not solo.node.answers
+    solo.recall()
+    solo.node.submit(solo.forge.request(INTERVAL))
+    assert len(solo.node.replies()) == 1
+
+
 def test_what_was_decided_is_executed_again_from_the_durable_state() -> None:
     solo = Solo(me=2)
     solo.decide_to(INTERVAL + 2)
@@ -388,6 +402,15 @@ def test_a_batch_that_came_by_certificate_gates_what_follows() -> None:
     assert not [v for v in solo.node.sent(PrePrepare, CommittedBatch)]
     assert not [e for e in solo.node.effects if isinstance(e, Persist)
                 and isinstance(e.record, ViewChangeRecord)]  # fmt: skip
+
+
+def test_another_batch_than_the_prepared_one_gates_what_follows() -> None:
+    """On disk are the body and the certificate of the one that was prepared here."""
+    solo = Solo(me=1)
+    solo.prepare(1, solo.propose(1, solo.batch(1)))
+    solo.cluster.tell(1, solo.forge.committed(1, solo.batch(2), view=3))
+    persisted = [e for e in solo.node.effects if isinstance(e, Persist)]
+    assert [e.gates for e in persisted if isinstance(e.record, DecidedRecord)] == [True]
 
 
 def test_a_body_that_is_not_the_records_is_not_restored() -> None:

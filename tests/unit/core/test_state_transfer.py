@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pbft.core.effects import EventName, Install, Merge
+from pbft.core.effects import EventName, Install
 from pbft.errors import Reason
 from pbft.limits import KIB, TRANSFER_FLOOR_RATE, LocalLimits
 from pbft.messages import (
@@ -327,20 +327,6 @@ def test_nothing_is_executed_while_the_state_is_being_installed() -> None:
     target.node.finish_jobs()
     assert target.node.core.executed == FAR + 1
     assert target.node.journal[-1] == b"0.1.%d" % (FAR + 1)
-
-
-def test_no_merge_moves_the_durable_state_under_a_transfer() -> None:
-    """A transfer compares with the durable state, so it begins after a running merge."""
-    solo = Solo(4, me=3)
-    solo.node.holds_merges = True
-    solo.decide_to(INTERVAL)
-    solo.stabilise(INTERVAL)
-    assert isinstance(solo.node.jobs[0], Merge)
-    solo.cluster.tell(3, solo.forge.stable(FAR, bytes(32)))
-    solo.cluster.advance(5 * SECOND)
-    assert solo.node.core.transfer is None
-    solo.node.finish_jobs()
-    assert solo.node.core.transfer is not None
 
 
 # Divergence.

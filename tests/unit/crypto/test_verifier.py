@@ -235,6 +235,20 @@ def test_what_was_wrong_is_checked_and_refused_again(world: Cluster) -> None:
         assert caught.value.reason is Reason.BAD_SIGNATURE
 
 
+def test_a_good_request_in_the_name_of_another_is_refused_whatever_is_remembered(
+    world: Cluster,
+) -> None:
+    """Else those that saw the request before would accept a batch that the others condemn."""
+    verifier = Verifier(world.genesis, world.scheme)
+    good = world.signed_request(client=0)
+    bad = replace(good, signer=world.clients[1].client)
+    for _ in range(2):
+        with pytest.raises(Rejected) as caught:
+            verifier.admit_request(bad)
+        assert caught.value.reason is Reason.SENDER_MISMATCH
+        verifier.admit_request(good)
+
+
 def test_relevance_is_asked_before_any_signature(world: Cluster) -> None:
     scheme = Counting(world.scheme)
     asked: list[tuple[int, object]] = []
