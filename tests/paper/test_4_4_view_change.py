@@ -236,6 +236,22 @@ def test_the_timer_for_the_new_view_starts_with_q_view_changes(n: int) -> None:
     assert solo.node.core.view == 2
 
 
+def test_whoever_joins_a_higher_view_starts_its_timer_afresh(n: int) -> None:
+    """The next primary has all of its time, not what is left of that of the view before."""
+    solo = Solo(n, me=2)
+    movers = solo.others[: solo.thresholds.quorum]
+    solo.cluster.tell(2, *(solo.forge.view_change(replica, 1) for replica in movers))
+    due_us = solo.node.core.view_change.deadline_us
+    assert due_us is not None
+    solo.cluster.advance(due_us - solo.cluster.now_us - 1)
+    solo.cluster.tell(2, *(solo.forge.view_change(replica, 3) for replica in movers))
+    assert solo.node.core.view == 3
+    solo.cluster.advance(solo.node.core.timeout_us - 1)
+    assert solo.node.core.view == 3
+    solo.cluster.advance(1)
+    assert solo.node.core.view == 4
+
+
 def test_timeouts_double_from_view_to_view(n: int) -> None:
     """If the new view is not there when the timer expires, it starts the view change for v + 2 and
     waits 2T, and so on."""

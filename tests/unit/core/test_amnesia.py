@@ -245,6 +245,43 @@ def test_what_the_durable_checkpoint_settled_is_no_sign_of_a_loss() -> None:
     assert solo.node.core.rejoining is None
 
 
+def test_the_view_change_that_the_log_holds_is_no_sign_of_a_loss() -> None:
+    solo = Solo()
+    for peer in (2, 3):
+        solo.cluster.tell(1, solo.forge.view_change(peer, 3))
+    (mine,) = solo.node.sent(ViewChange)
+    solo.node.restart()
+    for peer in (0, 2):
+        tell(solo, peer, answer(solo, view_change=solo.forge.sign(1, mine)))
+    assert solo.node.core.recalling is None
+    assert solo.node.core.rejoining is None
+
+
+def test_a_view_change_of_an_earlier_incarnation_is_no_sign_of_a_new_loss() -> None:
+    cluster = Cluster(4)
+    cluster.run(INTERVAL + 1)
+    lose_disk(cluster, 1)
+    cluster.advance(10 * SECOND)
+    incarnation = cluster[1].core.incarnation
+    for peer in (0, 2, 3):
+        cluster[peer].core.view_change.highest[1] = cluster.forge.view_change(1, 3)
+    cluster[1].restart()
+    cluster.settle()
+    assert cluster[1].core.recalling is None
+    assert cluster[1].core.rejoining is None
+    assert cluster[1].core.incarnation == incarnation > 0
+
+
+@pytest.mark.parametrize(("sequence", "is_lost"), [(WINDOW + 1, False), (WINDOW + 2, True)])
+def test_a_vote_at_or_below_s_plus_l_is_no_sign_of_a_new_loss(sequence: int, is_lost: bool) -> None:
+    """The rejoin executed at s settled it; any above was signed after that."""
+    solo = Solo()
+    solo.node.restart()
+    solo.node.core.rejoins[1] = 1
+    solo.recall(solo.forge.prepare(1, sequence, A))
+    assert (solo.node.core.rejoining is not None) is is_lost
+
+
 def test_the_operator_may_declare_a_rollback() -> None:
     solo = Solo()
     solo.node.settings = replace(solo.node.settings, rejoin=True)

@@ -95,6 +95,15 @@ def test_a_peer_that_left_the_view_still_counts() -> None:
     assert solo.node.core.view == 1
 
 
+def test_a_peer_that_left_the_view_still_finds_the_primary_unreachable() -> None:
+    solo = Solo()
+    solo.node.link(0, False)
+    solo.cluster.tell(1, solo.forge.view_change(2, 1), solo.forge.status(2, view=1, normal=False))
+    solo.cluster.tell(1, solo.forge.status(3, primary_unreachable=True))
+    solo.cluster.advance(SECOND)
+    assert solo.node.core.view == 1
+
+
 def test_no_request_timer_runs_during_a_view_change() -> None:
     solo = Solo(4, me=2)
     for replica in (0, 3):
@@ -197,6 +206,15 @@ def test_fewer_than_a_quorum_cannot_replace_a_primary(n: int) -> None:
     assert not solo.node.core.suspicion.mine
 
 
+def test_whoever_cannot_reach_the_primary_of_another_view_says_nothing_about_mine() -> None:
+    solo = Solo(4)
+    solo.node.link(0, False)
+    for peer in (2, 3):
+        solo.cluster.tell(1, solo.forge.status(peer, view=2, primary_unreachable=True))
+    solo.cluster.advance(SECOND)
+    assert not solo.node.core.suspicion.mine
+
+
 @SIZES
 def test_the_short_timer_runs_while_a_quorum_finds_it_unreachable(n: int) -> None:
     solo = Solo(n)
@@ -240,6 +258,51 @@ def test_views_that_failed_long_ago_hold_nobody_up() -> None:
     cluster.fail_primary()
     cluster.advance(SECOND // 2)
     assert cluster.views() == {view + 1}
+
+
+def test_the_short_timer_starts_afresh_after_a_stall_of_ones_own() -> None:
+    solo = Solo(4)
+    solo.node.link(0, False)
+    for peer in (2, 3):
+        solo.cluster.tell(1, solo.forge.status(peer, primary_unreachable=True))
+    solo.cluster.advance(150 * MILLISECOND)
+    solo.node.replica.next_deadline_us()
+    solo.cluster.now_us += 10 * T_US
+    solo.node.tick()
+    solo.cluster.advance(200 * MILLISECOND - 1)
+    assert not solo.node.core.suspicion.mine
+    solo.cluster.advance(1)
+    assert solo.node.core.suspicion.mine
+
+
+def test_one_good_view_ends_the_back_off() -> None:
+    """Views that failed before the last good one do not slow the next view change down."""
+    solo = Solo(4)
+    for view in (2, 6):
+        for peer in (2, 3):
+            solo.cluster.tell(1, solo.forge.view_change(peer, view))
+    solo.enter(6)
+    solo.decide(1, view=6)
+    for peer in (0, 3):
+        solo.cluster.tell(1, solo.forge.view_change(peer, 7))
+    solo.enter(7)
+    solo.node.link(3, False)
+    for peer in (0, 2):
+        solo.cluster.tell(1, solo.forge.status(peer, view=7, primary_unreachable=True))
+    solo.cluster.advance(300 * MILLISECOND)
+    assert solo.node.core.suspicion.mine
+
+
+def test_what_earlier_views_executed_is_no_merit_of_this_one() -> None:
+    """A view in which nothing of what was pending was executed failed."""
+    solo = Solo(4)
+    solo.decide(1)
+    solo.enter(2)
+    solo.node.submit(solo.forge.request(2))
+    for peer in (2, 3):
+        solo.cluster.tell(1, solo.forge.view_change(peer, 3))
+    assert solo.node.core.view == 3
+    assert solo.node.core.timeout_us == 2 * T_US
 
 
 def test_views_in_which_something_was_executed_did_not_fail() -> None:
