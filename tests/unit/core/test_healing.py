@@ -154,6 +154,14 @@ def test_view_changes_that_the_peer_lacks() -> None:
     assert pushed(solo, peer=2, view=7, normal=False) == []
 
 
+def test_view_changes_that_the_peer_has_for_another_view_are_not_those_for_mine() -> None:
+    solo = Solo()
+    for replica in (2, 3):
+        solo.cluster.tell(1, solo.forge.view_change(replica, 6))
+    items = pushed(solo, peer=0, view=5, normal=False, view_changes=0b1111)
+    assert sorted(item.replica for item in items if isinstance(item, ViewChange)) == [1, 2, 3]
+
+
 def test_the_new_view_goes_to_who_is_not_in_it() -> None:
     solo = Solo()
     solo.enter(2)

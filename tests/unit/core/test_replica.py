@@ -2,7 +2,9 @@
 
 import pytest
 
+from pbft.core.certificates import CommitCertificate
 from pbft.core.effects import EventName, Refuse
+from pbft.core.log import Slot
 from pbft.core.settings import Settings
 from pbft.crypto.digest import batch_digest
 from pbft.errors import Reason
@@ -176,6 +178,15 @@ def test_a_replica_far_behind_h_keeps_no_slots_that_nothing_discards() -> None:
     assert len(solo.node.core.log) <= 2 * WINDOW + INTERVAL
 
 
+def test_certificates_beyond_the_next_window_of_a_replica_far_behind_are_not_kept() -> None:
+    """It will execute them only after a state transfer, and so never."""
+    solo = Solo()
+    solo.cluster.tell(1, solo.forge.stable(8 * WINDOW, bytes(32)))
+    for sequence in (WINDOW, WINDOW + 1):
+        solo.cluster.tell(1, solo.forge.committed(sequence, solo.batch(sequence)))
+    assert [slot.sequence for slot in solo.node.core.log] == [WINDOW]
+
+
 def test_checkpoint_votes_stay_bounded() -> None:
     solo = Solo()
     for sequence in range(INTERVAL, 100 * INTERVAL, INTERVAL):
@@ -216,6 +227,18 @@ def test_what_is_in_use_is_never_trimmed() -> None:
         solo.propose(1, solo.forge.batch(solo.forge.request(view)), view=view)
     assert digest in solo.slot(1).bodies
     assert [vote.view for vote in solo.node.sent(Commit)] == [0]
+
+
+def test_the_body_of_a_decision_is_never_trimmed() -> None:
+    """Though nothing was prepared or accepted here for it."""
+    verifier = SMALL.verifier
+    bodies = [verifier.verified_batch(SMALL.batch(SMALL.request(k))) for k in range(1, 8)]
+    slot = Slot(1)
+    slot.decision = CommitCertificate(0, 1, bodies[0].digest, ())
+    for body in bodies:
+        slot.add_body(body, 3)
+    assert len(slot.bodies) == 3
+    assert bodies[0].digest in slot.bodies
 
 
 def test_a_body_accepted_in_any_view_is_kept_until_the_slot_is_decided() -> None:

@@ -178,6 +178,14 @@ def test_bytes_per_client_are_bounded() -> None:
     assert pool.add(request(2, size=1), 0, T_US, None) is None
 
 
+def test_what_is_settled_makes_room_for_a_client_that_always_has_something_pending() -> None:
+    pool = pool_of(request(1, size=500), limits=LocalLimits(pending_bytes_per_client=1500))
+    for number in range(2, 10):
+        assert pool.add(request(number, size=500), 0, T_US, None) is None
+        pool.settle(request(number - 1, size=500).message, T_US)
+    assert pool.count == 1
+
+
 @pytest.mark.parametrize(
     "limits", [LocalLimits(pending_requests=2), LocalLimits(pending_bytes=400)]
 )

@@ -288,6 +288,15 @@ def test_acknowledging_makes_room_for_results() -> None:
     assert again is not None and again.results == (b"12345678",)
 
 
+def test_a_result_that_is_forgotten_takes_no_room() -> None:
+    """Or the client would never have one kept again."""
+    world = World()
+    world.ask(5, 1, result=b"x" * 11)
+    world.ask(5, 2, result=b"12345678", acknowledged=1)
+    again = world.ask(5, 2, acknowledged=1)
+    assert again is not None and again.results == (b"12345678",)
+
+
 def test_an_open_cluster_refuses_clients_beyond_its_maximum_and_never_evicts() -> None:
     world = World(replace(LIMITS, clients=1), open_admission=True)
     assert world.outcome(1, 1) is Outcome.EXECUTED
