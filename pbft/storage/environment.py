@@ -22,13 +22,16 @@ within one transaction."""
 def open_environment(path: Path, *, create: bool, **options: Any) -> "lmdb.Environment":
     """lmdb.open of the directory `path`; `create` makes a new environment. Raises lmdb.Error, and
     StorageCorrupt for a file that is shorter than what it says it holds."""
+    writable = not options.get("readonly", False)
     file = path / DATA_FILE
     if not create and file.exists() and file.stat().st_size == 0:
         raise StorageCorrupt(f"{file} is empty")
     environment = lmdb.open(str(path), create=create, mode=0o600, **options)
     try:
         if not create:
-            _check_length(environment, file, writable=not options.get("readonly", False))
+            _check_length(environment, file, writable=writable)
+        if writable:
+            environment.reader_check()
     except BaseException:
         environment.close()
         raise

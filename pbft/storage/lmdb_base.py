@@ -72,6 +72,7 @@ class LmdbBase:
         if self._failure is not None:
             raise StorageFailed(self._failure)
         try:
+            self._environment.reader_check()  # One that died keeps pages from being used again.
             with self._environment.begin(write=True) as transaction:
                 self._write(transaction, change)
         except lmdb.Error as error:

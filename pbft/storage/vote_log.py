@@ -78,6 +78,9 @@ class LmdbVoteLog:
         if self._failure is not None:
             raise StorageFailed(self._failure)
         try:
+            if any(isinstance(effect, Truncate) for effect in effects):
+                # A reader that died would keep what is truncated from being used again.
+                self._environment.reader_check()
             while not self._try_write(effects):
                 self._map_bytes *= 2
                 self._environment.set_mapsize(self._map_bytes)
