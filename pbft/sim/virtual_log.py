@@ -101,9 +101,6 @@ class _Transaction:
     def __init__(self, items: dict[bytes, bytes]) -> None:
         self._items = items
 
-    def get(self, key: bytes) -> bytes | None:
-        return self._items.get(key)
-
     def put(self, key: bytes, value: bytes) -> bool:
         self._items[key] = value
         return True

@@ -1,7 +1,7 @@
 """Opens LMDB environments so that a damaged file is a StorageCorrupt, not a dead process.
 
-LMDB maps its file: reading what a truncated file no longer has is a SIGBUS, and an empty file is
-silently made a new environment.
+LMDB maps its file: reading what a truncated file no longer has is a SIGBUS, and a file that is
+empty or missing is silently made a new environment.
 """
 
 import os
@@ -21,11 +21,14 @@ within one transaction."""
 
 def open_environment(path: Path, *, create: bool, **options: Any) -> "lmdb.Environment":
     """lmdb.open of the directory `path`; `create` makes a new environment. Raises lmdb.Error, and
-    StorageCorrupt for a file that is shorter than what it says it holds."""
+    StorageCorrupt for a file that is missing, or shorter than what it says it holds."""
     writable = not options.get("readonly", False)
     file = path / DATA_FILE
-    if not create and file.exists() and file.stat().st_size == 0:
-        raise StorageCorrupt(f"{file} is empty")
+    if not create:
+        if not file.exists():
+            raise StorageCorrupt(f"{file} is missing")
+        if file.stat().st_size == 0:
+            raise StorageCorrupt(f"{file} is empty")
     environment = lmdb.open(str(path), create=create, mode=0o600, **options)
     try:
         if not create:

@@ -49,6 +49,16 @@ _NUMBER = struct.Struct(">Q")
 _SLOT = struct.Struct(">cQQ")
 _SEQUENCE = struct.Struct(">cQ")
 _HAS_BODY = b"\x01"
+_KEY_BYTES = {
+    ACCEPTED: _SLOT.size,
+    PREPARED: _SLOT.size,
+    DECIDED: _SEQUENCE.size,
+    BODY: _SEQUENCE.size + DIGEST_BYTES,
+    VIEW_CHANGE: 1,
+    NEW_VIEW: 1,
+    STABLE: 1,
+    REJOIN: 1,
+}
 
 
 def slot_key(kind: bytes, sequence: SequenceNumber, view: View) -> bytes:
@@ -69,6 +79,12 @@ def body_key(sequence: SequenceNumber, digest: Digest) -> bytes:
 def first_key_above(kind: bytes, sequence: SequenceNumber) -> bytes:
     """A bound: keys of this kind at or below `sequence` sort before it."""
     return _SEQUENCE.pack(kind, sequence + 1)
+
+
+def check_key(key: bytes) -> None:
+    """Raises StorageCorrupt unless a record can have this key."""
+    if len(key) != _KEY_BYTES.get(key[:1]):
+        raise StorageCorrupt(f"nobody writes the key {key.hex()}")
 
 
 def sequence_of(key: bytes) -> SequenceNumber:

@@ -53,8 +53,6 @@ class LogCursor(Protocol):
 class LogTransaction(Protocol):
     """What is used of lmdb.Transaction: an ordered map of bytes will do."""
 
-    def get(self, key: bytes) -> bytes | None: ...
-
     def put(self, key: bytes, value: bytes) -> bool: ...
 
     def cursor(self) -> LogCursor: ...
@@ -67,7 +65,7 @@ class LmdbVoteLog:
         self, path: Path, *, create: bool = False, map_bytes: int = INITIAL_MAP_BYTES
     ) -> None:
         """Opens the environment in the directory `path`; `create` makes a new one. Raises
-        lmdb.Error, and StorageCorrupt for a truncated file."""
+        lmdb.Error, and StorageCorrupt for a missing or truncated file."""
         self._map_bytes = map_bytes
         self._failure: str | None = None
         self._environment = open_environment(path, create=create, map_size=map_bytes, max_readers=8)
@@ -163,13 +161,17 @@ def _truncate(transaction: LogTransaction, sequence: SequenceNumber) -> None:
 
 
 class LogLoader:
-    """Reads a whole log in one transaction."""
+    """Reads a whole log in one transaction, every key of it: what is there and belongs to nothing
+    may be a record that was damaged."""
 
     def __init__(self, transaction: LogTransaction) -> None:
         self._transaction = transaction
+        self._values: dict[bytes, bytes] = {}
+        """All of them by key, ascending."""
 
     def load(self) -> SavedLog:
         """All records. Raises StorageCorrupt, naming the record."""
+        self._values = dict(self._read_all())
         return SavedLog(
             accepted=tuple(self._each(records.ACCEPTED, self._accepted)),
             prepared=tuple(self._each(records.PREPARED, records.decode_prepared)),
@@ -180,22 +182,30 @@ class LogLoader:
             rejoin=self._single(records.REJOIN, records.decode_rejoin),
         )
 
-    def _each(self, kind: bytes, decode: Callable[[bytes, bytes], T]) -> Iterator[T]:
+    def _read_all(self) -> Iterator[tuple[bytes, bytes]]:
         cursor = self._transaction.cursor()
-        found = cursor.set_range(kind)
-        while found and cursor.key().startswith(kind):
+        found = cursor.set_range(b"")
+        while found:
             key, stored = cursor.item()
             with _naming(key):
-                record = decode(key, checked(key, stored))
-            yield record
+                records.check_key(key)
+                value = checked(key, stored)
+            yield key, value
             found = cursor.next()
 
+    def _each(self, kind: bytes, decode: Callable[[bytes, bytes], T]) -> Iterator[T]:
+        for key, value in self._values.items():
+            if key.startswith(kind):
+                with _naming(key):
+                    record = decode(key, value)
+                yield record
+
     def _single(self, key: bytes, decode: Callable[[bytes], T]) -> T | None:
-        stored = self._transaction.get(key)
-        if stored is None:
+        value = self._values.get(key)
+        if value is None:
             return None
         with _naming(key):
-            return decode(checked(key, stored))
+            return decode(value)
 
     def _accepted(self, key: bytes, value: bytes) -> AcceptedRecord:
         record, has_body = records.decode_accepted(key, value)
@@ -214,12 +224,10 @@ class LogLoader:
         return DecidedRecord(record.sequence, record.digest, record.commits, batch)
 
     def _body(self, sequence: SequenceNumber, digest: Digest) -> bytes:
-        key = records.body_key(sequence, digest)
-        stored = self._transaction.get(key)
-        if stored is None:
+        batch = self._values.get(records.body_key(sequence, digest))
+        if batch is None:
             raise StorageCorrupt("its batch is missing")
-        with _naming(key):
-            return checked(key, stored)
+        return batch
 
 
 @contextmanager

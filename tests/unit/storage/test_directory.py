@@ -13,6 +13,7 @@ from pbft.core.effects import Persist
 from pbft.errors import ConfigurationError
 from pbft.storage import directory
 from pbft.storage.api import StorageCorrupt
+from pbft.storage.inspection import inspect
 from tests.unit.storage.builders import MAP_BYTES, accepted, digest_of, merge, new_state
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,15 +66,19 @@ def test_a_lost_part_is_not_replaced_by_an_empty_one(path: Path, part: str) -> N
     for file in (path / part).iterdir():
         file.unlink()
     (path / part).rmdir()
-    with pytest.raises(ConfigurationError, match="cannot be opened"):
+    with pytest.raises(StorageCorrupt, match=f"{part}/data.mdb is missing"):
         opened(path)
     assert not (path / part).exists()
 
 
-def test_a_lost_file_is_not_replaced_by_an_empty_one(path: Path) -> None:
-    (path / "state" / "data.mdb").unlink()
-    with pytest.raises(ConfigurationError, match="cannot be opened"):
+@pytest.mark.parametrize(("part", "name"), [("log", "the vote log"), ("state", "the state")])
+def test_a_lost_file_is_not_replaced_by_an_empty_one(path: Path, part: str, name: str) -> None:
+    file = path / part / "data.mdb"
+    file.unlink()
+    with pytest.raises(StorageCorrupt, match=f"{part}/data.mdb is missing"):
         opened(path)
+    assert inspect(path).corruption == [f"{name}: {file} is missing"]
+    assert not file.exists()
 
 
 def test_a_file_is_not_a_directory(tmp_path: Path) -> None:
@@ -164,7 +169,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(path: Path) -> None
 def test_a_refused_start_gives_the_lock_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(directory, "STATE", "elsewhere")
-        with pytest.raises(ConfigurationError, match="cannot be opened"):
+        with pytest.raises(StorageCorrupt, match="is missing"):
             opened(path)
     opened(path).close()
 

@@ -111,6 +111,49 @@ def test_a_missing_batch_is_detected(tmp_path: Path) -> None:
     log.close()
 
 
+@pytest.mark.parametrize("position", [0, -1])
+@pytest.mark.parametrize("key", DAMAGED, ids=DAMAGED.values())
+def test_a_flipped_bit_in_any_key_is_detected(tmp_path: Path, key: bytes, position: int) -> None:
+    """What comes after it in the order of the keys is not taken to be absent."""
+    written_log(tmp_path).close()
+    damaged = bytearray(key)
+    damaged[position] ^= 0x40
+    with (
+        lmdb.open(str(tmp_path), create=False) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        stored = transaction.pop(key)
+        assert stored is not None
+        transaction.put(bytes(damaged), stored)
+    log = LmdbVoteLog(tmp_path)
+    with pytest.raises(StorageCorrupt, match=r"nobody writes the key|fails its checksum"):
+        log.load()
+    log.close()
+
+
+def test_a_key_out_of_its_order_does_not_end_the_reading(tmp_path: Path) -> None:
+    log = LmdbVoteLog(tmp_path, create=True)
+    log.write([Persist(prepared(0, number)) for number in range(1, 60)])
+    log.close()
+    key = log_records.slot_key(log_records.PREPARED, 20, 0)
+    file = tmp_path / "data.mdb"
+    file.write_bytes(file.read_bytes().replace(key, b"q" + key[1:]))
+    log = LmdbVoteLog(tmp_path)
+    with pytest.raises(StorageCorrupt, match="nobody writes the key 71"):
+        log.load()
+    log.close()
+
+
+def test_a_key_with_too_much_in_it_is_detected(tmp_path: Path) -> None:
+    written_log(tmp_path).close()
+    key = log_records.STABLE + b"?"
+    overwrite(tmp_path, key, protect(key, b""))
+    log = LmdbVoteLog(tmp_path)
+    with pytest.raises(StorageCorrupt, match="nobody writes the key 733f"):
+        log.load()
+    log.close()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
