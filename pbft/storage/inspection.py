@@ -6,22 +6,27 @@ damaged file may kill the process that reads it, which then is to be another tha
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import lmdb
 
+from pbft.crypto.lthash import add, record_hash, reduced, sum_from_bytes
 from pbft.errors import ConfigurationError
+from pbft.limits import MESSAGE_ELEMENTS_MAX
+from pbft.messages import Leaf
 from pbft.storage import log_records as records
-from pbft.storage.api import StorageCorrupt
+from pbft.storage.api import INITIAL_CHECKPOINT, StorageCorrupt
+from pbft.storage.bucket_sums import state_digest
 from pbft.storage.checksum import checked
 from pbft.storage.directory import FORMAT_VERSION, LOG, STATE, read_identity
 from pbft.storage.environment import DATA_FILE, open_environment
-from pbft.storage.leaf_records import decode_leaf
+from pbft.storage.leaf_records import EMPTY_LEAF, decode_leaf
 from pbft.storage.lmdb_base import MAP_BYTES
-from pbft.types import SequenceNumber, View
+from pbft.storage.ordered import decode_key
+from pbft.types import Digest, SequenceNumber, View
 
 CORRUPTION_SHOWN = 100
 """Damaged records told one by one; beyond, one suffices to know."""
@@ -165,24 +170,62 @@ def _read_state(found: Inspection, environment: "lmdb.Environment") -> None:
         for name in (b"records", b"leaves", b"checkpoint")
     }
     with environment.begin() as transaction:
+        checkpoint = INITIAL_CHECKPOINT
         with _noting(found, "the durable checkpoint"):
             for key, stored in transaction.cursor(tables[b"checkpoint"]):
                 checkpoint = records.decode_checkpoint(checked(key, stored))
                 found.durable_checkpoint = checkpoint.sequence
                 found.state_digest = checkpoint.digest.hex()
-        counted = 0
+        leaves: dict[int, Leaf] = {}
         for key, stored in transaction.cursor(tables[b"leaves"]):
-            with _noting(found, f"the leaf {int.from_bytes(key, 'big')}"):
-                counted += decode_leaf(checked(key, stored)).count
-        for key, stored in transaction.cursor(tables[b"records"]):
-            found.state_records += 1
-            with _noting(found, "a record of the state"):
-                checked(key, stored)
-        with _noting(found, "the state"):
-            if counted != found.state_records:
-                raise StorageCorrupt(
-                    f"there are {found.state_records} records, the leaves count {counted}"
-                )
+            index = int.from_bytes(key, "big")
+            with _noting(found, f"the leaf {index}"):
+                leaves[index] = decode_leaf(checked(key, stored))
+        size, total = _read_records(found, transaction.cursor(tables[b"records"]))
+    with _noting(found, "the state"):
+        _check_records(found.state_records, size, total, leaves)
+    with _noting(found, "the state"):
+        if checkpoint.sequence > 0 and not _has_digest(leaves, checkpoint.digest):
+            raise StorageCorrupt("the leaves do not hash to the digest of the durable checkpoint")
+
+
+def _read_records(found: Inspection, cursor: "lmdb.Cursor[bytes]") -> tuple[int, int]:
+    """Size and sum of all records."""
+    size = total = 0
+    for key, stored in cursor:
+        found.state_records += 1
+        with _noting(found, "a record of the state"):
+            value = checked(key, stored)
+            domain, name, version = decode_key(key)
+            size += len(name) + len(value)
+            total = add(total, record_hash(domain, name, version, value))
+    return size, total
+
+
+def _check_records(count: int, size: int, total: int, leaves: Mapping[int, Leaf]) -> None:
+    """Compares all records with all leaves: which bucket a record is in only the genesis says.
+    Raises StorageCorrupt."""
+    counted = sum(leaf.count for leaf in leaves.values())
+    if counted != count:
+        raise StorageCorrupt(f"there are {count} records, the leaves count {counted}")
+    summed = reduced(sum(sum_from_bytes(leaf.sum) for leaf in leaves.values()))
+    if (size, total) != (sum(leaf.size for leaf in leaves.values()), summed):
+        raise StorageCorrupt(
+            "the records are not those of the leaves: one that was written is not there, or an "
+            "older one is in its place"
+        )
+
+
+def _has_digest(leaves: Mapping[int, Leaf], digest: Digest) -> bool:
+    """Whether the leaves hash to the digest, whatever the number of buckets: it is in the
+    genesis."""
+    buckets = 1 << max(leaves, default=0).bit_length()
+    # The leaves of all buckets travel in one message.
+    while buckets <= MESSAGE_ELEMENTS_MAX:
+        if state_digest([leaves.get(index, EMPTY_LEAF) for index in range(buckets)]) == digest:
+            return True
+        buckets *= 2
+    return False
 
 
 def main() -> int:

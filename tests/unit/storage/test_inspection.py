@@ -9,13 +9,17 @@ import pytest
 
 from pbft.core.effects import LogRecord, Persist, RejoinRecord
 from pbft.errors import ConfigurationError
-from pbft.storage import directory, inspection
+from pbft.storage import directory, inspection, log_records
 from pbft.storage.api import StorageCorrupt
+from pbft.storage.checksum import protect
 from pbft.storage.environment import UNWRITTEN_PAGES_MAX, open_environment
 from pbft.storage.inspection import Slots, inspect
+from pbft.storage.ordered import encode_key
 from tests.unit.storage.builders import (
     accepted,
+    certificate,
     decided,
+    digest_of,
     merge,
     new_state,
     new_view,
@@ -129,6 +133,34 @@ def test_a_batch_or_a_record_that_is_missing_is_told(data: Path) -> None:
     told = inspect(data).corruption
     assert any("its batch is missing" in text for text in told)
     assert any("there are 199 records, the leaves count 200" in text for text in told)
+
+
+def exchange(data: Path, table: bytes, removed: bytes, key: bytes, value: bytes) -> None:
+    """Puts a well-formed record in the place of another."""
+    with lmdb.open(str(data / "state"), map_size=1 << 26, max_dbs=3) as environment:
+        database = environment.open_db(table, create=False)
+        with environment.begin(write=True, db=database) as transaction:
+            assert transaction.delete(removed)
+            transaction.put(key, protect(key, value))
+
+
+def test_an_older_record_in_the_place_of_the_last_one_is_told(data: Path) -> None:
+    """A write that the disk lost: every record and every leaf is well-formed."""
+    key, older = encode_key(1, b"key 007", 1), encode_key(1, b"key 007", 0)
+    exchange(data, b"records", key, older, bytes(3_000))
+    assert inspect(data).corruption == [
+        "the state: the records are not those of the leaves: one that was written is not there, "
+        "or an older one is in its place"
+    ]
+
+
+def test_leaves_of_another_checkpoint_are_told(data: Path) -> None:
+    checkpoint = b"checkpoint"
+    stale = log_records.encode_checkpoint(64, digest_of("another state"), certificate(64))
+    exchange(data, checkpoint, checkpoint, checkpoint, stale)
+    assert inspect(data).corruption == [
+        "the state: the leaves do not hash to the digest of the durable checkpoint"
+    ]
 
 
 def test_damage_is_told_a_bounded_number_of_times(
