@@ -175,6 +175,9 @@ def _compare(core: Core, certificate: CheckpointCertificate, mine: Digest) -> No
         merge(core)
     elif not core.diverged:
         core.diverged = True
+        if core.transfer is not None and not core.transfer.installing:
+            # It compared with leaves that are not believed any more.
+            core.transfer = None
         core.report(EventName.STATE_DIVERGED, certificate.sequence)
 
 

@@ -110,6 +110,13 @@ class State(Protocol):
 
     # Target of a transfer.
 
+    def recount(self) -> bool:
+        """Works for a few milliseconds on the leaves of the own durable state, counting them anew
+        from the records; whether that is done: from then on `stage` compares with these, until the
+        durable state is another. For a state that proved wrong: a record may not be the one that
+        the stored leaf says."""
+        ...
+
     def stage(self, leaves: Sequence[Leaf], digest: Digest) -> bytes | None:
         """Begins a transfer to the state with this digest: None if the leaves do not hash to it,
         else a

@@ -309,6 +309,8 @@ class Core:
     behind_since_us: Micros | None = None
     """Since when `executed` has stood at `behind_at` below h; None while it is not below."""
     behind_at: SequenceNumber = 0
+    recount_due_us: Micros = 0
+    """When the own leaves are counted on, before a diverged replica fetches."""
     transfer: Transfer | None = None
     chunk_requests: int = 0
     """Number of the last request for a chunk. It begins at random: peers may still answer who ran

@@ -3,7 +3,7 @@ section 9).
 
 Target: certificate and leaves from every peer; then the differing buckets, shared out among the
 peers that hold exactly that checkpoint; each bucket is verified against its leaf; then one atomic
-installation.
+installation. A replica that diverged first counts its own leaves anew: it compares with those.
 """
 
 from collections.abc import Sequence
@@ -41,6 +41,8 @@ NEEDED_CAP_US = 60_000_000
 doubles if they do not again within the same time after that."""
 PATIENCE_US = 200_000
 """How long a replica that is behind h waits for batches to be pushed before it asks for state."""
+RECOUNT_US = 6_000
+"""From one portion of counting the own leaves anew to the next: half of the time is for others."""
 
 
 def is_needed(core: Core) -> bool:
@@ -78,13 +80,27 @@ def advance(core: Core) -> None:
         if core.behind_since_us is None or core.behind_at != core.executed:
             core.behind_since_us, core.behind_at = now_us, core.executed
         patient = now_us < core.behind_since_us + PATIENCE_US and not core.diverged
-        if not patient and core.merging is None:
+        if not patient and core.merging is None and _knows_own_leaves(core):
             core.transfer = Transfer()
             core.report(EventName.STATE_TRANSFER_STARTED, core.low_water_mark)
             _ask_for_leaves(core, core.transfer)
         return
     if not core.transfer.installing:
         _replace_stalled(core, core.transfer)
+
+
+def _knows_own_leaves(core: Core) -> bool:
+    """Whether a transfer can compare with the own state.
+
+    If that proved wrong, the disk may have lost a write: a record is wrong though its leaf is not,
+    and would stay. So the records are counted, a portion at a time.
+    """
+    if not core.diverged:
+        return True
+    if core.now.monotonic_us < core.recount_due_us:
+        return False
+    core.recount_due_us = core.now.monotonic_us + RECOUNT_US
+    return core.state.recount()
 
 
 def _is_overtaken(core: Core, transfer: Transfer) -> bool:
@@ -98,8 +114,9 @@ def _is_overtaken(core: Core, transfer: Transfer) -> bool:
 def next_deadline_us(core: Core) -> Micros | None:
     """When a transfer has to be begun or looked after."""
     if core.transfer is None:
-        waits = core.behind_since_us is not None and core.merging is None
-        return core.behind_since_us + PATIENCE_US if waits and core.behind_since_us else None
+        if core.behind_since_us is None or core.merging is not None:
+            return None
+        return core.recount_due_us if core.diverged else core.behind_since_us + PATIENCE_US
     if core.transfer.installing:
         return None
     overdue_us = [_overdue_us(fetch) for fetch in core.transfer.fetching.values()]

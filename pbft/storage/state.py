@@ -26,6 +26,7 @@ from pbft.storage.changes import DomainChanges, Layer, SealedLayer, changes_of
 from pbft.storage.layers import DomainRecords
 from pbft.storage.leaf_records import is_well_formed
 from pbft.storage.ordered import DOMAIN_MAX
+from pbft.storage.recount import Recount
 from pbft.storage.sealing import PORTION_CHANGES, Sealing
 from pbft.storage.transfer import InstallPlan, PinnedCheckpoint, Stage
 from pbft.types import Digest, SequenceNumber
@@ -108,6 +109,8 @@ class LayeredState:
         self._salt = salt
         self._domains: dict[int, DomainRecords] = {}
         self._stage: Stage | None = None
+        self._recount: Recount | None = None
+        """Of the durable state, if that proved wrong."""
         self._plan: MergePlan | InstallPlan | None = None
         self._pinned: set[PinnedCheckpoint] = set()
         self._retired: list[dict[bytes, Any]] = []
@@ -122,6 +125,7 @@ class LayeredState:
 
     def _begin(self, leaves: Sequence[Leaf]) -> None:
         """Starts over from the durable checkpoint."""
+        self._recount = None
         self._sums = BucketSums(leaves, self._salt)
         sealed = self._sums.seal(0)
         assert sealed is not None, "nothing has changed"
@@ -186,6 +190,12 @@ class LayeredState:
         self._pinned.add(pinned)
         return pinned
 
+    def recount(self) -> bool:
+        """See State.recount. Raises StorageCorrupt."""
+        if self._recount is None:
+            self._recount = Recount(self._base.view, self._buckets, self._salt)
+        return self._recount.advance()
+
     def stage(self, leaves: Sequence[Leaf], digest: Digest) -> bytes | None:
         """See State.stage. Of a stage begun before, the buckets that are right for this one are
         kept: the bitmap leaves them out. Raises StorageFailed."""
@@ -193,7 +203,8 @@ class LayeredState:
             return None
         if state_digest(leaves) != digest:
             return None
-        own = self._base.view.leaves(self._buckets)
+        counted = self._recount
+        own = self._base.view.leaves(self._buckets) if counted is None else counted.leaves
         former = self._stage
         store = self._base.open_stage() if former is None else former.store
         self._stage = Stage(tuple(leaves), digest, own, self._salt, store, former)
@@ -268,6 +279,7 @@ class LayeredState:
         """Reads from the merged checkpoint from now on; the plan has run."""
         assert self._plan is plan
         self._plan = None
+        self._recount = None
         self._base.refresh()
         self._sealed = self._sealed[len(plan.layers) :]
         self._retire_merged()

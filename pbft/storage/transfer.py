@@ -97,9 +97,10 @@ class Stage:
         store: StageStore,
         former: "Stage | None" = None,
     ) -> None:
-        """`leaves` hash to `digest`; `own` are those of the own durable state, which does not move
-        before the stage is installed or dropped. Buckets that a `former` stage has received into
-        the same store and that are right by these leaves need not come again."""
+        """`leaves` hash to `digest`; `own` are those of the own durable state (its stored ones, or
+        counted anew), which does not move before the stage is installed or dropped. Buckets that a
+        `former` stage has received into the same store and that are right by these leaves need not
+        come again."""
         self.leaves = leaves
         self.digest = digest
         self.store = store
@@ -174,10 +175,13 @@ class InstallPlan:
         effect = self.effect
         view = self._base.open_view()
         try:
+            # More than the wanted ones if a stored leaf is wrong, and the records are not.
+            stored = view.leaves(len(self.stage.leaves))
+            changed = {i: leaf for i, leaf in enumerate(self.stage.leaves) if leaf != stored[i]}
             self._base.apply(
                 BaseChange(
                     batches=self._batches(view),
-                    leaves={index: self.stage.leaves[index] for index in self.stage.wanted},
+                    leaves=changed,
                     checkpoint=DurableCheckpoint(
                         effect.sequence, effect.digest, effect.certificate
                     ),

@@ -9,8 +9,6 @@ from pbft.core.effects import EventName, Install
 from pbft.errors import Reason
 from pbft.limits import KIB, TRANSFER_FLOOR_RATE, LocalLimits
 from pbft.messages import (
-    Commit,
-    Prepare,
     StableCertificate,
     StateChunk,
     StateLeaves,
@@ -327,45 +325,6 @@ def test_nothing_is_executed_while_the_state_is_being_installed() -> None:
     target.node.finish_jobs()
     assert target.node.core.executed == FAR + 1
     assert target.node.journal[-1] == b"0.1.%d" % (FAR + 1)
-
-
-# Divergence.
-
-
-def test_a_replica_whose_state_is_wrong_stops_and_repairs_itself() -> None:
-    """K1: q replicas certify another digest than mine: no votes and no answers until the state is
-    theirs."""
-    cluster = Cluster(4)
-    cluster.run(2)
-    cluster[3].state.domain(2).put(b"rot", 0, b"rot")
-    cluster.oracles.forged.add(3)
-    cluster.drop(lambda m: m.to == 3 and m.says(StateLeaves))
-    cluster.run(INTERVAL, first=3)
-    bad = cluster[3]
-    assert bad.core.diverged
-    assert bad.replica.summary().mode == "diverged"
-    assert [event.sequence for event in bad.events(EventName.STATE_DIVERGED)] == [INTERVAL]
-    known = len(bad.answers), len(bad.sent(Prepare, Commit))
-    cluster.run(3, first=INTERVAL + 3)
-    assert (len(bad.answers), len(bad.sent(Prepare, Commit))) == known
-    cluster.drop(None)
-    cluster.advance(5 * SECOND)
-    assert not bad.core.diverged
-    assert cluster.agree()
-    cluster.run(3, first=INTERVAL + 6)
-    assert cluster.agree()
-    assert len(bad.answers) > known[0]
-
-
-def test_a_diverged_replica_in_a_view_change_asks_for_no_ticks_without_end() -> None:
-    solo = Solo(4, me=2)
-    solo.decide_to(INTERVAL)
-    for replica in (0, 3):
-        solo.cluster.tell(2, solo.forge.view_change(replica, 5))
-    solo.stabilise(INTERVAL, bytes(32))
-    assert solo.node.core.diverged
-    solo.cluster.advance(60 * SECOND)
-    assert solo.node.core.view == 5
 
 
 # The source.

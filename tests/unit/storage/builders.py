@@ -24,9 +24,11 @@ from pbft.crypto.lthash import (
     sum_to_bytes,
 )
 from pbft.messages import Kind, Leaf, PreparedProof, Signed, StateRecord
-from pbft.storage.api import BaseView, StateBase, VoteLog
+from pbft.storage.api import BaseView, Change, StateBase, VoteLog
+from pbft.storage.checksum import protect
 from pbft.storage.lmdb_base import LmdbBase
 from pbft.storage.memory import MemoryBase, MemoryLog
+from pbft.storage.ordered import encode_key
 from pbft.storage.state import LayeredState
 from pbft.storage.vote_log import LmdbVoteLog
 from pbft.types import Digest
@@ -155,6 +157,26 @@ def install(state: LayeredState, sequence: int, digest: Digest) -> None:
     plan = state.begin_install(Install(sequence, digest, certificate(sequence)))
     plan.run()
     state.finish_install(plan)
+
+
+def lose_write(base: StateBase, written: tuple[int, bytes, int], older: Change) -> None:
+    """Puts a well-formed record in the place of another, as if the disk had lost the last write:
+    the leaves are those of before. Whoever reads the base has to be made anew."""
+    domain, key, version, value = older
+    assert value is not None
+    lost, found = encode_key(*written), encode_key(domain, key, version)
+    stored = protect(found, value)
+    if isinstance(base, LmdbBase):
+        with base._environment.begin(write=True, db=base._records) as transaction:
+            assert transaction.delete(lost)
+            transaction.put(found, stored)
+    else:
+        assert isinstance(base, MemoryBase)
+        image = base._image
+        del image.items[lost]
+        image.items[found] = stored
+        image.keys = sorted(image.items)
+    base.refresh()
 
 
 def digest_from_scratch(records: Iterable[tuple[int, bytes, int, bytes]]) -> Digest:

@@ -272,6 +272,31 @@ def test_a_rotten_record_of_the_old_state_stops_no_installation(
     target._base.close()
 
 
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_rotten_record_is_replaced_after_a_recount(tmp_path: Path, is_gone: bool) -> None:
+    """Also if its bucket has no record any more in the state that is fetched."""
+    disk = Disk.make(tmp_path)
+    source, target = source_with(1), new_state(disk.open_base())
+    target.domain(1).put(b"key 0000", 0, b"value")
+    merge(target, 64)
+    (rotten,) = records_of(target)
+    rot(target, rotten)
+    target._base.refresh()
+    target._bind()
+    if is_gone:
+        source.domain(1).delete(rotten.key, 0)
+    merge(source, 128)
+    while not target.recount():
+        pass
+    differing = target.stage(source.pin().leaves(), source.durable_digest)
+    assert differing is not None and from_bitmap(differing, BUCKETS) <= {bucket(rotten)}
+    assert target.stage_records(source.pin().chunk(differing, b"").records, differing)
+    install(target, 128, source.durable_digest)
+    assert records_of(target) == ([] if is_gone else [rotten])
+    target.close()
+    target._base.close()
+
+
 def rot(state: LayeredState, record: StateRecord) -> None:
     """Flips the last bit of its value on disk."""
     base = state._base

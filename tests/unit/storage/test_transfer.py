@@ -9,7 +9,8 @@ import pytest
 from pbft.crypto.lthash import bucket_of
 from pbft.limits import TRANSFER_CHUNK_BYTES
 from pbft.messages import Leaf, StateRecord
-from pbft.storage import ordered, transfer
+from pbft.storage import ordered, recount, transfer
+from pbft.storage.api import BaseChange
 from pbft.storage.bitmap import from_bitmap, to_bitmap
 from pbft.storage.bucket_sums import state_digest
 from pbft.storage.checksum import checked
@@ -17,7 +18,16 @@ from pbft.storage.memory import MemoryBase
 from pbft.storage.ordered import encode_key
 from pbft.storage.state import LayeredState
 from pbft.storage.transfer import CHUNK_SCAN_RECORDS, PinnedCheckpoint
-from tests.unit.storage.builders import BUCKETS, SALT, Disk, install, merge, new_state, seal
+from tests.unit.storage.builders import (
+    BUCKETS,
+    SALT,
+    Disk,
+    install,
+    lose_write,
+    merge,
+    new_state,
+    seal,
+)
 
 ALL = b"\xff" * (BUCKETS // 8)
 
@@ -208,6 +218,85 @@ def test_only_differing_buckets_travel_and_the_state_is_the_sources(disk: Disk) 
     source.domain(1).put(b"goes on", 1, b"")
     assert seal(again, 192) == seal(source, 192)
     again._base.close()
+
+
+def fetch(target: LayeredState, source: LayeredState, sequence: int) -> frozenset[int]:
+    """A whole transfer; returns the buckets that travelled."""
+    pinned = source.pin()
+    differing = target.stage(pinned.leaves(), source.durable_digest)
+    assert differing is not None
+    for records in chunks(pinned, differing):
+        assert target.stage_records(records, differing)
+    assert not any(target.staged(differing))
+    install(target, sequence, source.durable_digest)
+    pinned.release()
+    return from_bitmap(differing, BUCKETS)
+
+
+def test_a_record_that_is_not_the_leafs_is_fetched_after_a_recount(disk: Disk) -> None:
+    """A write that the disk lost: records and leaves are well-formed, and of two states."""
+    source = filled(Disk.make(None), 300)
+    filled(disk, 300)._base.close()
+    base = disk.open_base()
+    lose_write(base, (1, b"key 0004", 4), (1, b"key 0004", 3, b"older"))
+    target = new_state(base)
+    assert target.digest == source.digest
+    source.domain(2).put(b"key 0007", 8, b"changed")
+    merge(source, 128)
+    while not target.recount():
+        pass
+    assert fetch(target, source, 128) == {
+        bucket_of(1, b"key 0004", SALT, BUCKETS),
+        bucket_of(2, b"key 0007", SALT, BUCKETS),
+    }
+    assert records_of(target) == records_of(source)
+    assert target.domain(1).get(b"key 0004") == (4, b"value")
+    assert target._recount is None, "the state is another one"
+    target._base.close()
+
+
+def test_a_leaf_that_is_not_the_records_is_repaired_after_a_recount(disk: Disk) -> None:
+    """The other way round: the leaf is older than the record."""
+    source = filled(Disk.make(None), 300)
+    source.domain(1).put(b"key 0004", 5, b"newer")
+    merge(source, 128)
+    filled(disk, 300)._base.close()
+    base = disk.open_base()
+    change = [(1, b"key 0004", 5, b"newer")]
+    base.apply(BaseChange([change], {}, base.view.checkpoint))
+    base.refresh()
+    target = new_state(base)
+    while not target.recount():
+        pass
+    assert fetch(target, source, 128) == frozenset()
+    base.close()
+    again = new_state(disk.open_base())
+    assert again.digest == source.digest
+    assert records_of(again) == records_of(source)
+    again._base.close()
+
+
+def test_a_recount_comes_in_portions(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = filled(disk, 300)
+    monkeypatch.setattr(recount, "PORTION_CHANGES", 100)
+    monkeypatch.setattr(recount, "PORTION_LEAVES", 10)
+    calls = 1
+    while not state.recount():
+        calls += 1
+    assert calls == 3 + 2, "100 records at a time, then 10 leaves"
+    counted = state._recount
+    assert counted is not None
+    assert counted.leaves == state._base.view.leaves(BUCKETS)
+    merge(state, 128)
+    assert state._recount is None, "it was of another state"
+    state._base.close()
+
+    monkeypatch.setattr(recount, "PORTION_BYTES", 10_000)
+    large = filled(Disk.make(None), 20, bytes(3_000))
+    calls = 1
+    while not large.recount():
+        calls += 1
+    assert calls == 5 + 2, "four of these records are as much"
 
 
 def test_leaves_that_do_not_hash_to_the_digest_are_refused() -> None:
