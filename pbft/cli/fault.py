@@ -73,10 +73,14 @@ def kill(replica: int, directory: Path) -> None:
 @fault.command()
 @replica_argument
 @directory_option
-def start(replica: int, directory: Path) -> None:
+@click.option(
+    "--rejoin", is_flag=True, help="Its data may be an older copy: it votes only after rejoining."
+)
+def start(replica: int, directory: Path, rejoin: bool) -> None:
     """Start the replica's process; it remembers its votes and catches up."""
     cluster = LocalCluster(directory)
-    if not cluster.start(replica):
+    options = ["--allow-fault-injection", *(["--rejoin"] if rejoin else [])]
+    if not cluster.start(replica, options):
         raise CommandFailed(f"replica {replica} runs already ({cluster.state(replica).value})")
     if cluster.wait_until_up([replica]):
         raise CommandFailed(f"replica {replica} ended at once:\n{cluster.log_tail(replica)}")

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 )
 @click.option("--data", type=click.Path(), help="The data directory, in place of the file's.")
 @click.option("--pipeline-depth", type=click.IntRange(min=1), help="In place of the file's.")
+@click.option(
+    "--rejoin",
+    is_flag=True,
+    help="The data directory may be an older copy: vote only after rejoining. For one start, "
+    "never in a service's command.",
+)
 def start(
     configuration_file: Path,
     allow_fault_injection: bool,
@@ -41,6 +47,7 @@ def start(
     insecure: bool,
     data: str | None,
     pipeline_depth: int | None,
+    rejoin: bool,
 ) -> None:
     """Run one replica. A flag wins over its PBFT_* variable, and that over the file."""
     flags: dict[str, str] = {}
@@ -64,7 +71,7 @@ def start(
         say(f"replica {configuration.replica} will misbehave: {', '.join(configuration.faults)}")
     if configuration.insecure:
         say("warning: plain text, nothing but signatures tells who connects")
-    run_replica(configuration)
+    run_replica(configuration, rejoin=rejoin)
 
 
 def _require_private(configuration: "NodeConfiguration") -> None:

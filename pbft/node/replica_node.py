@@ -58,8 +58,15 @@ PUBLISH_SECONDS = 0.1
 class ReplicaNode:
     """Everything that one replica owns. `run` does it all; `stop` ends it."""
 
-    def __init__(self, configuration: NodeConfiguration, log: EventLog | None = None) -> None:
-        """Reads genesis and key; opens nothing yet. Raises ConfigurationError."""
+    def __init__(
+        self,
+        configuration: NodeConfiguration,
+        log: EventLog | None = None,
+        *,
+        rejoin: bool = False,
+    ) -> None:
+        """Reads genesis and key; opens nothing yet. `rejoin`: as a replica that lost its votes.
+        Raises ConfigurationError."""
         if not __debug__:
             raise ConfigurationError("assertions are the safety net: start without python -O")
         self._configuration = configuration
@@ -85,6 +92,7 @@ class ReplicaNode:
             configuration.allow_fault_injection,
         )
         self._faults.take(configuration.faults)
+        self._rejoin = rejoin
         self._stop_asked = False
         self._runtime: Runtime | None = None
         self._published_at = 0.0
@@ -129,6 +137,7 @@ class ReplicaNode:
                 configuration.replica,
                 pipeline_depth=configuration.pipeline_depth,
                 timers=configuration.timers,
+                rejoin=self._rejoin,
             ),
             genesis,
             self._signer,
@@ -304,12 +313,12 @@ def package_version() -> str:
         return "unknown"
 
 
-def run_replica(configuration: NodeConfiguration) -> None:
+def run_replica(configuration: NodeConfiguration, *, rejoin: bool = False) -> None:
     """Runs one replica in this process until SIGTERM or SIGINT. Raises as ReplicaNode.run."""
     log = EventLog(configuration.replica)
     # A damaged file can end in a signal (SIGBUS, SIGSEGV): that shall not be without a word.
     faulthandler.enable()
-    node = ReplicaNode(configuration, log)
+    node = ReplicaNode(configuration, log, rejoin=rejoin)
     logging.getLogger().addHandler(LibraryHandler(log))
 
     async def main() -> None:

@@ -1,6 +1,7 @@
 """Real replicas on disks that are full, corrupt or forgetful."""
 
 import asyncio
+import json
 import os
 import time
 from argparse import Namespace
@@ -76,6 +77,31 @@ def test_a_corrupt_vote_log_is_refused_with_advice(cluster: LocalCluster) -> Non
     inspected = pbft("log", "inspect", cluster.layout.data_directory(VICTIM))
     assert inspected.returncode == 4
     assert "fails its checksum" in inspected.stderr
+
+
+def test_the_operator_may_have_a_replica_rejoin(cluster: LocalCluster) -> None:
+    """Who suspects that a directory is an older copy need not know whether it is."""
+
+    def rejoined() -> int:
+        data = cluster.layout.data_directory(VICTIM)
+        document = json.loads(pbft("log", "inspect", data, "-w", "json").stdout)
+        assert document["rejoin_done"]
+        return int(document["rejoin_incarnation"])
+
+    async def story() -> None:
+        observer = Observer(cluster.layout.cluster_file)
+        async with AsyncExitStack() as stack, Traffic([*await connect(stack, cluster, 1)]):
+            directory = cluster.layout.directory
+            started = await asyncio.to_thread(
+                pbft, "fault", "start", "--dir", directory, "--rejoin", str(VICTIM)
+            )
+            assert started.returncode == 0, started.stderr
+            await observer.wait_until_voting(VICTIM)
+
+    cluster.stop([VICTIM])
+    assert rejoined() == 0
+    asyncio.run(story())
+    assert rejoined() > 0
 
 
 def test_all_killed_again_and_again_one_forgotten_one_rolled_back(cluster: LocalCluster) -> None:
