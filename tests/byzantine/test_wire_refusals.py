@@ -24,6 +24,8 @@ from pbft.messages import (
     PrePrepare,
     Proposal,
     ReadReplies,
+    Recall,
+    Recalled,
     Replies,
     Role,
     Signed,
@@ -125,8 +127,18 @@ def test_a_replica_asks_to_rejoin_by_number_one_of_a_session_only(world: Cluster
     assert client(world, second) is Reason.CLIENT_UNAUTHORIZED
 
 
-def test_a_status_in_the_name_of_another(world: Cluster) -> None:
-    assert peer(world, world.replicas[1].sign(STATUS), sender=2) is Reason.SENDER_MISMATCH
+@pytest.mark.parametrize(
+    "message", [STATUS, Recall(1, NONCE), Recalled(3, NONCE, 0, 0, (), None, ())]
+)
+def test_what_is_never_relayed(world: Cluster, message: Status | Recall | Recalled) -> None:
+    """Else an old one, come by way of another, would be taken for new."""
+    signed = world.replicas[1].sign(message)
+    assert peer(world, signed, sender=2) is Reason.SENDER_MISMATCH
+
+
+def test_a_recall_in_the_name_of_another(world: Cluster) -> None:
+    recall = world.replicas[1].sign(Recall(2, NONCE))
+    assert peer(world, recall, sender=1) is Reason.SENDER_MISMATCH
 
 
 def test_a_view_change_in_the_name_of_another(world: Cluster) -> None:
@@ -348,6 +360,12 @@ def test_hellos(world: Cluster) -> None:
         (replace(good, signature=b"s" * 64), Role.CLIENT, Reason.BAD_SIGNATURE),
         (good, Role.REPLICA, Reason.WRONG_DOMAIN),
         (mine.sign(Hello(Role.REPLICA, mine.client, NONCE)), Role.REPLICA, Reason.WRONG_DOMAIN),
+        (mine.sign(Hello(Role.REPLICA, mine.client, NONCE)), Role.CLIENT, Reason.WRONG_DOMAIN),
+        (
+            world.replicas[1].sign(Hello(Role.CLIENT, key, NONCE)),
+            Role.REPLICA,
+            Reason.WRONG_DOMAIN,
+        ),
         (
             world.replicas[1].sign(Hello(Role.CLIENT, key, NONCE)),
             Role.CLIENT,

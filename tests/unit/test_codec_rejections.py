@@ -117,6 +117,8 @@ def test_wrong_length_of_digests_and_keys(length: int) -> None:
         refuse_malformed(of_kind(Kind.STATUS), message_pb2.Status(missing=[wrong]))
     for fields in ({"key": wrong, "nonce": DIGEST}, {"key": DIGEST, "nonce": wrong}):
         refuse_malformed(of_kind(Kind.HELLO), message_pb2.Hello(role=1, **fields))
+    refuse_malformed(of_kind(Kind.RECALL), message_pb2.Recall(nonce=wrong))
+    refuse_malformed(of_kind(Kind.RECALLED), message_pb2.Recalled(nonce=wrong))
     refuse_malformed(codec.decode_challenge, peer_pb2.Challenge(nonce=wrong))
     for fields in ({"nonce": wrong, "cluster_id": DIGEST}, {"nonce": DIGEST, "cluster_id": wrong}):
         challenge = client_pb2.GatewayChallenge(**fields)
@@ -140,6 +142,17 @@ def test_wrong_length_of_digests_in_replies(length: int) -> None:
         refuse_malformed(
             of_kind(Kind.READ_REPLIES), message_pb2.ReadReplies(client=DIGEST, replies=[read])
         )
+
+
+@pytest.mark.parametrize("length", [31, 33])
+def test_a_refused_read_has_a_whole_digest_or_none(length: int) -> None:
+    def replies(digest: bytes) -> message_pb2.ReadReplies:
+        read = message_pb2.ReadReply(query_digest=DIGEST, results_digest=digest, refused=True)
+        return message_pb2.ReadReplies(client=DIGEST, replies=[read])
+
+    refuse_malformed(of_kind(Kind.READ_REPLIES), replies(b"x" * length))
+    for digest in (b"", DIGEST):
+        codec.decode_message(Kind.READ_REPLIES, replies(digest).SerializeToString())
 
 
 @pytest.mark.parametrize("length", [0, 63, 65])
@@ -214,6 +227,12 @@ def test_wrong_kind_inside_a_message() -> None:
         message_pb2.NewView(view=1, pre_prepares=[envelope(17)]),
     ):
         refuse_malformed(of_kind(Kind.NEW_VIEW), new_view)
+    for recalled in (
+        message_pb2.Recalled(nonce=DIGEST, checkpoints=[envelope(17)]),
+        message_pb2.Recalled(nonce=DIGEST, view_change=envelope(17)),
+        message_pb2.Recalled(nonce=DIGEST, votes=[envelope(17), envelope(19)]),
+    ):
+        refuse_malformed(of_kind(Kind.RECALLED), recalled)
 
 
 def test_wrong_kind_on_a_client_stream() -> None:
@@ -324,6 +343,32 @@ def test_elements_of_nested_lists_count_together() -> None:
     assert len(codec.decode_peer_item(field(7, leaves)).leaves) == len(leaves) // 2
 
 
+@pytest.mark.parametrize("kind", [Kind.REPLIES, Kind.READ_REPLIES])
+def test_replies_may_have_more_elements_than_any_other_message(kind: Kind) -> None:
+    """A client that refused them could never learn the fate of the requests of a large batch."""
+
+    def payload(results: int) -> bytes:
+        values = [b""] * results
+        if kind is Kind.REPLIES:
+            reply = message_pb2.Reply(
+                outcome=message_pb2.OUTCOME_EXECUTED,
+                request_digest=DIGEST,
+                results_digest=DIGEST,
+                full=True,
+                results=values,
+            )
+            return message_pb2.Replies(client=DIGEST, replies=[reply]).SerializeToString()
+        read = message_pb2.ReadReply(
+            query_digest=DIGEST, results_digest=DIGEST, full=True, results=values
+        )
+        return message_pb2.ReadReplies(client=DIGEST, replies=[read]).SerializeToString()
+
+    many = limits.MESSAGE_ELEMENTS_MAX + 1
+    (reply,) = codec.decode_message(kind, payload(many)).replies
+    assert len(reply.results) == many
+    refuse(of_kind(kind), payload(limits.REPLIES_ELEMENTS_MAX + 1), Reason.OVERSIZE)
+
+
 def varint(value: int) -> bytes:
     encoded = b""
     while value >= 0x80:
@@ -350,6 +395,12 @@ def test_a_large_message_is_only_counted_not_refused() -> None:
 def test_a_large_message_that_is_no_message(tail: bytes) -> None:
     padding = codec.encode_peer_frame([bytes(2 * limits.MESSAGE_ELEMENTS_MAX)])
     refuse(codec.decode_peer_frame, padding + tail, Reason.MALFORMED)
+
+
+def test_a_large_message_whose_inner_message_is_cut_off() -> None:
+    padding = codec.encode_peer_frame([bytes(2 * limits.MESSAGE_ELEMENTS_MAX)])
+    cut_off = b"\x3a" + varint(len(padding) + 1) + padding
+    refuse(codec.decode_peer_item, cut_off, Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("tail", [b"\x11" + b"x" * 8, b"\x15" + b"x" * 4])

@@ -25,6 +25,7 @@ from pbft.messages import (
     ReadReplies,
     Replies,
     Role,
+    Signed,
     SignedMessage,
     StableCertificate,
     StateChunk,
@@ -247,6 +248,34 @@ def test_a_good_request_in_the_name_of_another_is_refused_whatever_is_remembered
             verifier.admit_request(bad)
         assert caught.value.reason is Reason.SENDER_MISMATCH
         verifier.admit_request(good)
+
+
+def test_a_good_signature_under_other_bytes_is_refused_whatever_is_remembered(
+    world: Cluster,
+) -> None:
+    """Else those that saw the request before would accept a batch that the others condemn."""
+    verifier = Verifier(world.genesis, world.scheme)
+    good = world.signed_request()
+    bad = replace(good, payload=world.signed_request(operations=(b"another",)).payload)
+    verifier.admit_request(good)
+    with pytest.raises(Rejected) as caught:
+        verifier.admit_request(bad)
+    assert caught.value.reason is Reason.BAD_SIGNATURE
+
+
+def test_what_is_as_large_as_it_may_be_is_admitted(world: Cluster) -> None:
+    limits, verifier = world.genesis.limits, Verifier(world.genesis, world.scheme)
+
+    def sized(number: int, *sizes: int) -> Signed:
+        return world.signed_request(number, operations=tuple(b"x" * size for size in sizes))
+
+    requests = (sized(1, 64, 64, 64, last) for last in range(64))
+    largest = next(it for it in requests if len(it.payload) == limits.request_bytes)
+    assert len(verifier.admit_request(largest).message.operations) == limits.operations_per_request
+    others = [sized(number, 64, 64, 15) for number in range(1, limits.batch_requests)]
+    batches = (world.batch(*others, sized(5, 64, 64, last)) for last in range(64))
+    batch = next(it for it in batches if len(it) == limits.batch_bytes)
+    assert len(verifier.verified_batch(batch).requests) == limits.batch_requests
 
 
 def test_relevance_is_asked_before_any_signature(world: Cluster) -> None:
