@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pbft.crypto.digest import results_digest
 from pbft.messages import Outcome, Reply
 from pbft_client.collector import (
     Decision,
@@ -165,9 +166,14 @@ def test_everything_but_the_view_must_match(other: Reply) -> None:
         replace(GOOD, outcome=Outcome.EXPIRED, results=None),
         replace(GOOD, highest_session=4),
         replace(GOOD, outcome=Outcome.RESULT_FORGOTTEN),
+        reply(DIGEST, (b"result", b"one more")),
+        reply(DIGEST, ()),
+        reply(DIGEST, (b"result",), outcome=Outcome.EXPIRED),
     ],
 )
-def test_y4_results_that_do_not_hash_to_the_digest_do_not_count(wrong: Reply) -> None:
+def test_y4_results_that_do_not_hash_to_the_digest_or_are_not_as_many_do_not_count(
+    wrong: Reply,
+) -> None:
     world = World()
     collector = collector_of(world)
     assert collector.add(wrong, world.replies(0, [wrong])) is Ignored.WRONG_RESULTS
@@ -205,6 +211,17 @@ def test_the_results_of_a_liar_count_if_they_hash_to_the_digest_of_others() -> N
     decision = collector.add(bare, world.replies(1, [bare]))
     assert isinstance(decision, Decision)
     assert (decision.sequence, decision.results) == (5, (b"result",))
+
+
+def test_a_liar_cannot_take_away_the_results_that_another_sent() -> None:
+    world = World()
+    collector = collector_of(world)
+    assert collector.add(GOOD, world.replies(0, [GOOD])) is None
+    for sequence in range(77, 82):
+        elsewhere = replace(GOOD, sequence=sequence)
+        assert collector.add(elsewhere, world.replies(3, [elsewhere])) is None
+    bare = digest_only(GOOD)
+    assert isinstance(collector.add(bare, world.replies(1, [bare])), Decision)
 
 
 def test_a_forgotten_result_counts_for_the_result_it_was() -> None:
@@ -380,12 +397,18 @@ def test_a_forged_read_answer_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("results", [(b"another body",), (), (b"state", b"one more")])
-def test_read_results_must_hash_to_their_digest(results: tuple[bytes, ...]) -> None:
+def test_read_results_must_hash_to_their_digest_and_be_one_per_query(
+    results: tuple[bytes, ...],
+) -> None:
     world = World()
     collector = read_collector(world)
     wrong = replace(STATE, results=results)
     assert collector.add(wrong, world.reads(0, [wrong])) is Ignored.WRONG_RESULTS
     assert collector.matching == 0
+    as_many = replace(wrong, results_digest=results_digest(Outcome.EXECUTED, 0, results))
+    is_one = len(results) == 1
+    verdict = collector.add(as_many, world.reads(1, [as_many]))
+    assert verdict is (None if is_one else Ignored.WRONG_RESULTS)
 
 
 def test_a_read_is_hopeless_when_too_few_can_still_match() -> None:
@@ -428,6 +451,7 @@ def test_y5_a_view_is_believed_only_when_f_plus_1_tell_it() -> None:
     assert not hints.add(world.replies(0, [], view=2**63))
     assert not hints.add(world.replies(1, [], view=6))
     assert hints.view is None
+    assert world.opener.signature_checks == 0
     assert hints.add(world.replies(2, [], view=6))
     assert hints.primary == 2
 

@@ -1,5 +1,7 @@
 """A replica that sends no results holds up one request, not every n-th one."""
 
+import pytest
+
 from pbft_client.designation import PASSED_OVER_CAP_US, PASSED_OVER_FIRST_US, Designation
 from pbft_client.gathering import GatherSettings
 from tests.unit.client.test_session import Driver
@@ -66,6 +68,29 @@ def test_it_is_tried_again_after_a_while_and_passed_over_for_longer() -> None:
     assert ask_until_designated(asked, after - 0.01, BAD) == ((0,), True)
     asked.settle(asked.session._last_number)
     assert ask_until_designated(asked, after, BAD) == ((0,), False)
+
+
+@pytest.mark.parametrize(("delivers", "span"), [(True, 1), (False, 2)])
+def test_only_who_delivered_is_passed_over_no_longer_than_at_first(
+    delivers: bool, span: int
+) -> None:
+    asked = driver()
+    at_seconds = WAIT + PASSED_OVER_FIRST_US / 1e6
+    assert ask_until_designated(asked, at_seconds, BAD) == ((0,), False)
+    number = asked.session._last_number
+    asked.answer(number, BAD if delivers else 3, at_seconds)
+    assert asked.answer(number, 2, at_seconds)
+    assert ask_until_designated(asked, at_seconds, BAD) == ((0,), False)
+    number = asked.session._last_number
+    for replica in (2, 3):
+        asked.answer(number, replica, at_seconds, full=False)
+    at_seconds += WAIT
+    asked.poll(at_seconds)
+    assert asked.answer(number, 2, at_seconds)
+    at_seconds += span * PASSED_OVER_FIRST_US / 1e6
+    assert ask_until_designated(asked, at_seconds - 0.01, BAD) == ((0,), True)
+    asked.settle(asked.session._last_number)
+    assert ask_until_designated(asked, at_seconds, BAD) == ((0,), False)
 
 
 def test_junk_in_time_is_no_delivery() -> None:

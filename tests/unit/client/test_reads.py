@@ -1,5 +1,7 @@
 """Fast reads and when they give way to ordered ones (protocol.md section 11)."""
 
+from dataclasses import replace
+
 import pytest
 
 from pbft.messages import Consistency, ReadReply
@@ -14,8 +16,10 @@ FAST, STALE = Consistency.LINEARIZABLE, Consistency.STALE
 class Driver:
     """Reads with everything they send decoded."""
 
-    def __init__(self, up: range = range(4), random: float = 0.0) -> None:
-        self.world = World()
+    def __init__(
+        self, up: range = range(4), random: float = 0.0, world: World | None = None
+    ) -> None:
+        self.world = world or World()
         settings = ReadSettings(GatherSettings(under_way=2, enough_calls=3, patience_us=5_000))
         self.reads = Reads(self.world.genesis, 2**64 - 1, lambda: random, settings)
         for replica in up:
@@ -77,6 +81,30 @@ def test_reads_gather_while_others_are_under_way() -> None:
     assert read_in(driver.ask(0.005)[0].item).queries == (b"3",)
 
 
+def test_a_read_asks_no_more_at_once_than_the_genesis_allows() -> None:
+    """The replicas would refuse it, and count it as a fault of the client."""
+    world = World()
+    limits = replace(world.genesis.limits, operations_per_request=2, request_bytes=1_000)
+    world.genesis.__dict__["limits"] = limits
+    driver = Driver(world=world)
+    driver.calls(FAST, *[b"q"] * 5)
+    assert len(read_in(driver.ask(0)[0].item).queries) == 2
+    driver = Driver(world=world)
+    driver.calls(FAST, b"x" * 600, b"y" * 600)
+    assert read_in(driver.ask(0)[0].item).queries == (b"x" * 600,)
+
+
+def test_a_read_alone_that_one_refused_is_handed_back_as_soon_as_it_is_hopeless() -> None:
+    driver = Driver()
+    (call,) = driver.calls(FAST, b"q")
+    nonce = read_in(driver.ask(0)[0].item).nonce
+    refusal = replace(read_reply(nonce, (b"q",), ()), results=None, refused=True)
+    assert driver.receive(0, refusal) == []
+    assert driver.receive(1, read_reply(nonce, (b"q",), (b"old",))) == []
+    (settlement,) = driver.receive(2, read_reply(nonce, (b"q",), (b"new",)))
+    assert (settlement.calls, settlement.decision) == ([call], None)
+
+
 def test_a_read_whose_answers_do_not_match_is_handed_back() -> None:
     driver = Driver()
     calls = driver.calls(FAST, b"q")
@@ -133,6 +161,7 @@ def test_reads_are_handed_back_when_for_long_only_enough_streams_for_ordered_one
     assert driver.reads.next_deadline_us() is None
     later = driver.calls(FAST, b"3")
     assert driver.reads.expire(at(1.3)) == [ReadSettlement(list(later), None)], "at once"
+    assert driver.reads._wanted == {}
     # Another stream: reads are fast again, and when it is gone the next ones wait for it anew.
     driver.reads.link_up(2)
     driver.calls(FAST, b"4")
@@ -206,6 +235,20 @@ def test_a_stale_read_that_fails_is_asked_anew_but_not_in_a_tight_loop() -> None
     assert settlement.calls == [call]
 
 
+def test_a_stale_read_that_waits_to_be_asked_anew_may_be_given_up() -> None:
+    driver = Driver()
+    given_up, call = driver.calls(STALE, b"1", b"2")
+    driver.ask(0)
+    assert driver.reads.expire(at(0.05)) == []
+    driver.reads.abandon(given_up)
+    read = read_in(driver.ask(0.05)[0].item)
+    assert read.queries == (b"2",)
+    answer = read_reply(read.nonce, (b"2",), (b"r",))
+    assert driver.receive(1, answer) == []
+    (settlement,) = driver.receive(2, answer)
+    assert settlement.calls == [call]
+
+
 def test_a_stale_read_whose_answer_takes_long_is_given_more_time_each_time() -> None:
     """Or large answers would be asked for again and again, and never be in time."""
     driver = Driver()
@@ -223,6 +266,28 @@ def test_a_stale_read_whose_answer_takes_long_is_given_more_time_each_time() -> 
     driver.calls(STALE, b"q")
     driver.ask(now)
     assert driver.reads.next_deadline_us() == at(now + 0.05).monotonic_us
+
+
+def test_a_stale_read_is_asked_anew_however_many_failed_before() -> None:
+    driver = Driver()
+    driver.calls(STALE, b"q")
+    now = 0.0
+    for _ in range(40):
+        driver.ask(now)
+        now += 7
+        assert driver.reads.expire(at(now)) == []
+    assert driver.ask(now)
+
+
+def test_a_read_that_waits_for_streams_wakes_nobody() -> None:
+    driver = Driver()
+    driver.calls(FAST, b"1")
+    driver.ask(0)
+    driver.calls(FAST, b"2")
+    assert driver.ask(0.001) == []
+    for replica in (1, 2, 3):
+        driver.reads.link_down(replica)
+    assert driver.reads.next_deadline_us() is None
 
 
 def test_a_read_given_up_is_forgotten() -> None:

@@ -4,8 +4,6 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
-import pytest
-
 from pbft.messages import Outcome, Refusal, Reply, Request
 from pbft_client.collector import Ignored
 from pbft_client.gathering import Call, GatherSettings, Transmission
@@ -113,6 +111,11 @@ def test_without_a_stream_to_the_primary_requests_go_to_all() -> None:
     assert sent.replicas == (0, 1, 3)
     # Number 2 designates the replica that is down, so the results are wanted from the others.
     assert request_in(sent.item)[1].full_results
+    driver.settle(2)
+    driver.calls(b"three")
+    (sent,) = driver.poll(2)
+    assert sent.replicas == (0, 1, 3)
+    assert not request_in(sent.item)[1].full_results
 
 
 def test_when_the_stream_to_the_primary_breaks_everything_goes_to_all() -> None:
@@ -128,6 +131,7 @@ def test_when_the_stream_to_the_primary_breaks_everything_goes_to_all() -> None:
     (sent,) = driver.poll(1.02)
     assert sent.replicas == (1, 2)
     assert request_in(sent.item)[0].number == 2
+    assert driver.poll(1.03) == [], "once"
 
 
 def test_a_new_stream_is_sent_what_is_under_way() -> None:
@@ -192,6 +196,15 @@ def test_a_call_waits_no_longer_for_others_than_its_patience() -> None:
     assert [request.operations for request in driver.requests(0.011)] == [(b"b",)]
 
 
+def test_a_call_that_waits_for_a_request_under_way_wakes_nobody() -> None:
+    driver = Driver(gather=GatherSettings(under_way=1, patience_us=10_000))
+    driver.calls(b"a")
+    driver.poll(0)
+    driver.calls(b"b")
+    assert driver.requests(0) == []
+    assert driver.session.next_deadline_us() == 500_000, "the retransmission"
+
+
 def test_a_request_is_full_at_its_limits() -> None:
     driver = Driver(request_operations=3, request_bytes=1_000)
     driver.calls(*[b"x"] * 7)
@@ -202,6 +215,24 @@ def test_a_request_is_full_at_its_limits() -> None:
     driver.settle(1, results=(b"", b""))
     assert [request.operations for request in driver.requests(1)] == [(b"z" * 400,)]
     assert calls[2].index == 0
+
+
+def test_a_request_is_no_larger_than_the_genesis_allows() -> None:
+    """The replicas would refuse it, however often it is sent."""
+    world = World()
+    limits = replace(world.genesis.limits, operations_per_request=2, request_bytes=1_256)
+    world.genesis.__dict__["limits"] = limits
+    driver = Driver(world)
+    driver.calls(*[b"x"] * 5)
+    assert [len(request.operations) for request in driver.requests(0)] == [2]
+    driver = Driver(world)
+    driver.calls(b"x" * 600, b"y" * 600)
+    assert [len(request.operations) for request in driver.requests(0)] == [1]
+    world.genesis.__dict__["limits"] = replace(limits, operations_per_request=1024)
+    driver = Driver(world)
+    driver.calls(*[b"x"] * 1_000)
+    for sent in driver.poll(0):
+        assert len(request_in(sent.item)[1].request.payload) <= 1_256
 
 
 def test_a_single_large_operation_still_goes() -> None:
@@ -267,6 +298,18 @@ def test_all_are_asked_in_full_at_once_when_the_designated_answered_without() ->
     driver.answer(1, 1, full=False)
     driver.answer(1, 2, full=False)
     (sent,) = driver.poll(0)
+    assert request_in(sent.item)[1].full_results
+
+
+def test_all_are_asked_in_full_at_once_when_the_designated_is_gone() -> None:
+    driver = Driver()
+    driver.calls(b"one")
+    driver.poll(0)
+    driver.session.link_down(1)
+    driver.answer(1, 0, full=False)
+    driver.answer(1, 2, full=False)
+    (sent,) = driver.poll(0)
+    assert sent.replicas == (0, 2, 3)
     assert request_in(sent.item)[1].full_results
 
 
@@ -374,63 +417,6 @@ def test_the_window_bounds_the_numbers_above_acknowledged() -> None:
     assert deadline > 100_000, "waiting for the window must not spin"
     driver.settle(1)
     assert [request.number for request in driver.requests(0.2)] == [4]
-
-
-@pytest.mark.parametrize(
-    ("highest", "expected"), [(SESSION, 2_000), (5_000, 5_001), (1_500, 2_000)]
-)
-def test_an_expired_session_is_reopened_above_the_highest(highest: int, expected: int) -> None:
-    driver = Driver(gather=GatherSettings(enough_calls=1))
-    driver.calls(b"a")
-    driver.calls(b"b")
-    driver.poll(0)
-    settlement = driver.settle(
-        1, results=(), outcome=Outcome.SESSION_EXPIRED, highest_session=highest
-    )
-    assert settlement.decision.outcome is Outcome.SESSION_EXPIRED
-    driver.calls(b"c")
-    (request,) = driver.requests(1)
-    assert (request.session, request.number, request.acknowledged) == (expected, 1, 0)
-    driver.settle(1, session=expected)
-    assert driver.session.session == expected
-
-
-@pytest.mark.parametrize(("first", "last"), [(1, 2), (2, 1)])
-def test_requests_of_an_expired_session_still_get_their_fate(first: int, last: int) -> None:
-    """Which settles no number of the new one: acknowledged too soon, it is never executed."""
-    driver = Driver(gather=GatherSettings(enough_calls=1))
-    for operation in (b"a", b"b"):
-        driver.calls(operation)
-        driver.poll(0)
-    driver.settle(first, results=(), outcome=Outcome.SESSION_EXPIRED, highest_session=1)
-    driver.calls(b"c")
-    driver.poll(0)
-    settlement = driver.settle(last, results=(), outcome=Outcome.SESSION_EXPIRED, highest_session=1)
-    assert (settlement.session, settlement.number) == (SESSION, last)
-    assert driver.session.session == 2_000, "the session it was reopened as stays"
-    assert driver.session.acknowledged == 0
-
-
-def test_a_number_used_by_another_process_reopens_the_session() -> None:
-    driver = Driver()
-    driver.calls(b"a")
-    driver.poll(0)
-    settlement = driver.settle(1, results=(), outcome=Outcome.CONFLICT)
-    assert settlement.decision.outcome is Outcome.CONFLICT
-    assert driver.session.session == 2_000
-
-
-def test_f_replicas_cannot_expire_a_session() -> None:
-    driver = Driver()
-    driver.calls(b"a")
-    driver.poll(0)
-    assert (
-        driver.answer(1, 3, results=(), outcome=Outcome.SESSION_EXPIRED, highest_session=9_999)
-        == []
-    )
-    assert driver.session.session == SESSION
-    driver.settle(1)
-    assert driver.session.session == SESSION
 
 
 def test_closing_sends_a_last_request_that_acknowledges_everything() -> None:
