@@ -150,7 +150,7 @@ def test_bad_frames_are_counted_and_other_clients_are_served() -> None:
     async def scenario() -> None:
         sink = Sink()
         good = encode_client_frame([READ])
-        oversize = bytes(GENESIS.limits.request_bytes + FRAME_BYTES + 1)
+        oversize = encode_client_frame([bytes(GENESIS.limits.request_bytes + FRAME_BYTES)])
         async with gateway(sink) as (_, port):
             async with raw_stream(port, "Gateway") as call:
                 await client_hello(call, ALICE)

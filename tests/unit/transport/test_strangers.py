@@ -4,14 +4,15 @@ import asyncio
 import gc
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import pytest
 
-from pbft.errors import Rejected
+from pbft.errors import Reason, Rejected
 from pbft.limits import MIB
 from pbft.transport.api import ClientLimits, PeerLimits
+from pbft.transport.listener import Doorkeeper
 from tests.unit.transport.support import (
     GENESIS,
     Sink,
@@ -26,6 +27,48 @@ from tests.unit.transport.support import (
 import grpc  # isort: skip
 
 LISTENERS = {"Peer": acceptor, "Gateway": gateway}
+
+
+class Mute:
+    """The context of a stream that never says Hello."""
+
+    async def write(self, _: bytes) -> None:
+        return
+
+    async def read(self) -> bytes:
+        return await asyncio.get_running_loop().create_future()
+
+
+class Door:
+    """A doorkeeper and the handshakes that began at it, none of which ends by itself."""
+
+    def __init__(self, places: int, places_of_one: int) -> None:
+        self._keeper = Doorkeeper(places, places_of_one, seconds=300)
+
+    async def begin(self, owner: str | None) -> "asyncio.Task[bytes]":
+        handshake = asyncio.ensure_future(self._keeper.first_frame(Mute(), b"challenge", owner))
+        # What has to make room for it hears of that by a timer.
+        await asyncio.sleep(0.01)
+        return handshake
+
+    @asynccontextmanager
+    async def crowd(self, *owners: str | None) -> AsyncIterator[list["asyncio.Task[bytes]"]]:
+        handshakes = [await self.begin(owner) for owner in owners]
+        try:
+            yield handshakes
+        finally:
+            for handshake in handshakes:
+                handshake.cancel()
+            await asyncio.gather(*handshakes, return_exceptions=True)
+            assert not self._keeper._waiting
+
+
+def refused(handshake: "asyncio.Task[bytes]") -> bool:
+    """Whether it ended; False while it goes on."""
+    if not handshake.done():
+        return False
+    error = handshake.exception()
+    return isinstance(error, Rejected) and error.reason is Reason.RATE_LIMIT
 
 
 @contextmanager
@@ -54,6 +97,43 @@ def test_a_refused_frame_is_not_kept(service: str) -> None:
 
     with no_collection():
         asyncio.run(scenario())
+
+
+def test_the_newest_handshake_of_a_certificate_takes_the_place_of_its_oldest() -> None:
+    async def scenario() -> None:
+        door = Door(places=10, places_of_one=2)
+        async with door.crowd("alice", "bob", "alice", "alice", "alice") as handshakes:
+            assert [refused(it) for it in handshakes] == [True, False, True, False, False]
+
+    asyncio.run(scenario())
+
+
+def test_when_all_places_are_taken_who_has_most_gives_up_its_oldest() -> None:
+    async def scenario() -> None:
+        door = Door(places=4, places_of_one=3)
+        async with door.crowd("alice", "alice", "alice", "bob", "carol", "dave") as handshakes:
+            assert [refused(it) for it in handshakes] == [True, True, *[False] * 4]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("crowd", [("alice", "bob", "bob"), ("alice", "bob", "carol")])
+def test_nobody_takes_a_place_from_who_would_then_have_less(crowd: tuple[str, ...]) -> None:
+    async def scenario() -> None:
+        door = Door(places=3, places_of_one=3)
+        async with door.crowd(*crowd, "alice") as handshakes:
+            assert [refused(it) for it in handshakes] == [False, False, False, True]
+
+    asyncio.run(scenario())
+
+
+def test_strangers_have_all_places_until_somebody_with_a_certificate_comes() -> None:
+    async def scenario() -> None:
+        door = Door(places=3, places_of_one=1)
+        async with door.crowd(None, None, None, None, "alice") as handshakes:
+            assert [refused(it) for it in handshakes] == [True, False, False, True, False]
+
+    asyncio.run(scenario())
 
 
 def test_a_client_has_no_frame_received_that_is_larger_than_any_of_a_client() -> None:
