@@ -297,6 +297,29 @@ def test_answers_waiting_in_total_are_bounded_at_whoever_holds_most() -> None:
     asyncio.run(scenario())
 
 
+def test_answers_that_were_sent_or_whose_client_left_take_no_room() -> None:
+    """Else everybody would be disconnected once enough was answered."""
+
+    async def scenario() -> None:
+        sink = Sink()
+        limits = ClientLimits(queue_bytes=64 * MIB, total_queue_bytes=MIB)
+        answer = refusal(1, padding=256 * KIB)
+        async with gateway(sink, limits) as (listener, port):
+            async with raw_stream(port, "Gateway") as call:
+                await client_hello(call, ALICE)
+                await until(lambda: listener.streams == 1)
+                for _ in range(12):
+                    listener.answer(ALICE.public, answer)
+                    assert decode_gateway_frame(await call.read()) == [answer]
+                assert not sink.rejections
+                for _ in range(5):  # Without a pause: the last is too much.
+                    listener.answer(ALICE.public, answer)
+                await until(lambda: sink.gone == [0])
+            assert listener._queued_bytes == 0
+
+    asyncio.run(scenario())
+
+
 def test_handshake_has_a_deadline() -> None:
     async def scenario() -> None:
         sink = Sink()
