@@ -6,13 +6,14 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from pbft.errors import ConfigurationError
 from pbft.messages import Outcome, Reply
 from pbft_client.client import Client
-from pbft_client.engine import ClientSettings
+from pbft_client.engine import ClientSettings, Engine
 from pbft_client.errors import (
     Cancellation,
     ClientClosed,
@@ -25,8 +26,9 @@ from pbft_client.errors import (
     may_take_effect,
 )
 from pbft_client.results import KeyValue
+from pbft_client.session import Settlement
 from tests.unit.client.fake_cluster import FakeCluster, answered, in_loop, let_time_run_out, until
-from tests.unit.client.world import forgotten
+from tests.unit.client.world import World, forgotten
 
 
 @in_loop
@@ -122,6 +124,17 @@ async def test_arguments_that_can_never_be_valid_are_refused_here(tmp_path: Path
 
 
 @in_loop
+async def test_an_operation_that_fits_in_no_request_is_refused_here() -> None:
+    """The replicas would refuse its request, however often it is sent."""
+    world = World()
+    world.genesis.__dict__["limits"] = replace(world.genesis.limits, request_bytes=2_000)
+    engine = Engine(world.genesis, world.signer, (), ClientSettings(), None)
+    with pytest.raises(InvalidCall, match="at most 1744 are allowed"):
+        await engine.call(bytes(1_745), changes=True)
+    await engine.close()
+
+
+@in_loop
 async def test_a_call_not_answered_in_time_is_unknown_and_says_who_is_missing(
     tmp_path: Path,
 ) -> None:
@@ -205,22 +218,44 @@ async def test_cancelling_says_whether_the_operation_may_take_effect(tmp_path: P
         for replica in cluster.replicas:
             replica.is_silent = True
         sent = asyncio.ensure_future(client.put(b"k", b"v"))
+        ordered = asyncio.ensure_future(client.get(b"k", consistency="ordered"))
         read = asyncio.ensure_future(client.get(b"k"))
         await until(lambda: all(it.submits and it.reads for it in cluster.replicas))
         unsent = asyncio.ensure_future(client.put(b"k", b"w"))
         await asyncio.sleep(0)
         ended = []
-        for task in (unsent, sent, read):
+        for task in (unsent, sent, ordered, read):
             task.cancel()
             with pytest.raises(asyncio.CancelledError) as caught:
                 await task
             ended.append(caught.value)
-        assert [may_take_effect(error) for error in ended] == [False, True, False]
+        assert [may_take_effect(error) for error in ended] == [False, True, False, False]
         assert ended[0].args[0] == Cancellation(False)
         assert "not sent" in str(ended[0].args[0])
         assert "may still take effect" in str(ended[1].args[0])
         assert client._engine.session.under_way == 0
         assert client._engine.session.acknowledged == 1
+
+
+@in_loop
+async def test_cancelling_what_was_just_executed_says_that_it_may_have_taken_effect(
+    tmp_path: Path,
+) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        engine = client._engine
+        settle = engine._settle_requests
+
+        def settle_and_cancel(settlements: list[Settlement]) -> None:
+            settle(settlements)
+            if settlements:
+                put.cancel()
+
+        with patch.object(engine, "_settle_requests", settle_and_cancel):
+            put = asyncio.ensure_future(client.put(b"k", b"v"))
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await put
+        assert caught.value.args[0] == Cancellation(True)
+        assert (await client.put(b"k", b"w")).revision == 3
 
 
 @in_loop
@@ -268,6 +303,8 @@ def test_what_a_request_that_was_not_executed_ends_with(
             with pytest.raises(error) as caught:
                 await client.put(b"k", b"v")
             assert may_take_effect(caught.value) is unknown
+            with pytest.raises(error):
+                await client.get(b"k", consistency="ordered")
             cluster.order.outcome = Outcome.EXECUTED
             assert (await client.put(b"k", b"w")).revision == 2
             lost = outcome in (

@@ -169,6 +169,8 @@ async def test_y7_a_forged_signature_ends_the_stream(tmp_path: Path) -> None:
         assert not put.done()
         cluster.replicas[3].signs_as = 3
         assert (await put).revision == 2
+        assert (await client.put(b"k", b"w")).revision == 3
+        assert link.attempts == 1, "the forgery ended one stream only"
 
 
 @in_loop
