@@ -259,6 +259,22 @@ async def test_a_client_that_is_not_admitted_is_told_at_once(tmp_path: Path) -> 
 
 
 @in_loop
+async def test_a_client_that_is_admitted_no_longer_is_told_at_once(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        await cluster.streams(4)
+        for replica in cluster.replicas:
+            replica.is_silent = True
+            replica.refuses = (grpc.StatusCode.UNAUTHENTICATED, "client_unauthorized")
+        put = asyncio.ensure_future(client.put(b"k", b"v", timeout=300))
+        await until(lambda: all(replica.submits for replica in cluster.replicas))
+        for replica in cluster.replicas:
+            replica.break_streams()
+        async with asyncio.timeout(30):
+            with pytest.raises(OutcomeUnknown, match="the cluster refuses this client"):
+                await put
+
+
+@in_loop
 async def test_streams_come_back_after_replicas_restart(tmp_path: Path) -> None:
     async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
         await client.put(b"k", b"v")
