@@ -1,4 +1,4 @@
-"""A link that is closed stops, whatever becomes of the cancellation."""
+"""A link that is closed stops, whatever becomes of the cancellation; what it holds is bounded."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 
 from pbft.messages import GatewayChallenge, GatewayItem
 from pbft_client import link
-from pbft_client.link import ReplicaLink
+from pbft_client.link import QUEUE_BYTES, ReplicaLink
 
 
 class Owner:
@@ -53,3 +53,18 @@ def test_a_cancellation_that_grpc_takes_for_the_end_of_its_call_is_repeated(
         assert owner.downs == 1
 
     asyncio.run(scenario())
+
+
+def test_what_is_sent_without_a_stream_or_beyond_the_bound_is_lost() -> None:
+    """The session sends it again; else it would pile up at a replica that reads nothing."""
+    link = ReplicaLink(0, "127.0.0.1:1", Owner(), None, "")
+    link.send(b"no stream")
+    assert not link._queue
+    link.is_up = True
+    for item in (bytes(QUEUE_BYTES), b"too much"):
+        link.send(item)
+    assert [len(item) for item in link._queue] == [QUEUE_BYTES]
+    link._set_down("broke the stream")
+    link.is_up = True
+    link.send(b"on the next stream")
+    assert list(link._queue) == [b"on the next stream"]
