@@ -62,6 +62,8 @@ def begin(core: Core, saved: SavedLog, nonce: bytes) -> None:
             core.own_votes[Kind.PRE_PREPARE, vote.view, vote.sequence] = vote.digest
     rejoin = saved.rejoin
     core.incarnation = 0 if rejoin is None else rejoin.incarnation
+    if core.incarnation:
+        core.view_floor = _highest_decided_view(core)
     if rejoin is not None and not rejoin.done:
         core.rejoining = Rejoining(core.incarnation)
     elif core.settings.rejoin:
@@ -234,8 +236,7 @@ def _advance_rejoin(core: Core, rejoining: Rejoining) -> None:
         is_durable = core.state.durable_sequence >= executed_at
         if core.executed >= core.low_water_mark >= settled and is_durable:
             core.rejoining = None
-            decided = [slot.decision.view for slot in core.log if slot.decision is not None]
-            core.view_floor = max(decided, default=0)
+            core.view_floor = _highest_decided_view(core)
             core.emit(Persist(RejoinRecord(rejoining.incarnation, done=True)))
             core.report(EventName.REJOINED, executed_at)
             core.dirty.update(slot.sequence for slot in core.log)
@@ -252,6 +253,11 @@ def _advance_rejoin(core: Core, rejoining: Rejoining) -> None:
     key = core.genesis.replicas[core.me]
     request = Request(key, rejoining.incarnation, 1, 0, 0, (REJOIN_OPERATION,))
     core.emit(Broadcast(core.signer.sign(request)))
+
+
+def _highest_decided_view(core: Core) -> View:
+    """Of the commit certificates here: a replica that lost its votes enters no lower view."""
+    return max((slot.decision.view for slot in core.log if slot.decision), default=0)
 
 
 def next_deadline_us(core: Core) -> Micros | None:

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from pbft.messages import Signed
 from pbft.types import View
 from tests.harness.core_cluster import SECOND
@@ -65,7 +67,10 @@ def test_a_certificate_of_a_state_that_is_not_here_ends_no_rejoin() -> None:
     assert core.rejoining is not None
 
 
-def test_a_rejoined_replica_votes_in_no_view_below_that_of_its_highest_commit_certificate() -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_rejoined_replica_votes_in_no_view_below_that_of_its_highest_commit_certificate(
+    restarts: bool,
+) -> None:
     """It may have left them with a view-change that it does not know any more."""
     solo = rejoining()
     core = solo.node.core
@@ -73,6 +78,11 @@ def test_a_rejoined_replica_votes_in_no_view_below_that_of_its_highest_commit_ce
         execute(solo, last, first=last - INTERVAL + 1, view=6)
         certify(solo, last)
     assert core.rejoining is None
+    if restarts:
+        execute(solo, SETTLED + 1, first=SETTLED + 1, view=6)
+        solo.node.settings = replace(solo.node.settings, rejoin=False)
+        solo.restart()
+        core = solo.node.core
 
     def new_view(view: View) -> Signed:
         checkpoints = core.stable.checkpoints
