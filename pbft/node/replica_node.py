@@ -332,7 +332,9 @@ def run_replica(configuration: NodeConfiguration, *, rejoin: bool = False) -> No
     # loop need not wait 5 ms for it each time.
     sys.setswitchinterval(SWITCH_SECONDS)
     # uvloop saves 10 to 20 % of the CPU of a gRPC stream (operations.md section 4).
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
-    log.info("stopped")
-    log.flush()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+        log.info("stopped")
+    finally:
+        log.flush()
