@@ -36,7 +36,7 @@ class DamagedDisk:
     def begin(self) -> None:
         """The disk refuses, or the replica loses power and the disk more than that."""
         node, damage = self._node, self._fault.damage
-        if not node.is_up:
+        if not node.is_up or (damage not in HARMLESS and self._is_another_rejoining()):
             return
         self._world.note(f"the disk of replica {node.place}: {damage.value}")
         self._world.counters.disk_faults += 1
@@ -47,6 +47,12 @@ class DamagedDisk:
         self._world.count_power_loss()
         if self._is_damaged():
             self._world.watch.damaged.add(node.place)
+
+    def _is_another_rejoining(self) -> bool:
+        """Whether somebody else has lost its votes: one whose first start came late, because it was
+        cut off from the others, counts as such, and no more than f at a time can."""
+        others = (node.replica for node in self._world.honest if node is not self._node)
+        return any(replica is not None and replica.core.rejoining for replica in others)
 
     def _is_damaged(self) -> bool:
         """Does the damage; False if there was nothing on the disk to be damaged."""

@@ -34,6 +34,13 @@ def test_larger_clusters_hold_with_several_traitors(seed: int) -> None:
     assert outcome.invariant is None, f"{outcome.invariant} {outcome.detail}"
 
 
+def test_no_disk_loses_votes_while_another_replica_rejoins() -> None:
+    """Replica 3 first starts when the others have a history, so that it has to rejoin: with one
+    more that lost its votes, more than f are faulty, and nothing can be asked of the rest."""
+    outcome = run_seed(63, (4,))
+    assert outcome.invariant is None, f"{outcome.invariant} {outcome.detail}"
+
+
 def test_real_signatures_make_no_difference_to_what_is_checked() -> None:
     outcome = run_seed(3, (4,), ["equivocate"], real_signatures=True)
     assert outcome.invariant is None, f"{outcome.invariant} {outcome.detail}"
