@@ -33,12 +33,12 @@ from pbft.node import replica_node
 from pbft.node.config import Address, NodeConfiguration, dump_configuration
 from pbft.node.event_log import EventLog
 from pbft.node.faults import parse_fault
-from pbft.node.replica_node import EXIT_DISK_FAILED, ReplicaNode
+from pbft.node.replica_node import EXIT_DISK_FAILED, PUBLISH_SECONDS, ReplicaNode
 from pbft.storage import directory
 from pbft.storage.api import StorageFailed
 from pbft.storage.vote_log import LmdbVoteLog
 from pbft.wire import kv_pb2
-from tests.unit.node.support import until
+from tests.unit.node.support import breathe, until
 from tests.unit.transport.support import (
     CLIENT_KEYS,
     GENESIS,
@@ -227,9 +227,8 @@ def test_hostile_peer_and_client_are_counted_and_the_replica_serves_on(tmp_path:
                     assert counted.count(("peer_item", 2)) == 3
                     assert counted.count(("frame", 2)) == 1
                     assert len([it for it in counted if it[1] == "nobody"]) == 2
-                    await asyncio.sleep(0.2)
-                    status = await nodes[0].status()
-                    assert sum(status["rejections"].values()) == 6
+                    while sum((status := await nodes[0].status())["rejections"].values()) < 6:
+                        await breathe()
                     assert status["rejections"][Reason.MALFORMED.value] >= 5
                     assert not nodes[0].task.done()
 
@@ -284,7 +283,7 @@ def test_a_failed_sync_ends_the_process_before_anything_leaves(
                 await client_hello(call, ALICE)
                 await call.write(put(1, b"one"))
                 await until(lambda: bool(exits))
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(2 * PUBLISH_SECONDS)
             assert set(exits) == {EXIT_DISK_FAILED}
             failed = [event for event in nodes[0].events() if event["event"] == "disk_failed"]
             assert "no space left" in failed[0]["error"]
