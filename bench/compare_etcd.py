@@ -1,7 +1,7 @@
 """`make bench-etcd`: the same puts against this cluster and against a three-node etcd.
 
-Both run on this machine at the same time, both sync to disk, and rounds alternate between them, so
-that noise of the machine hits both. Only the ratios mean something.
+Both run on this machine at the same time, both sync to disk, both talk in plain text, and rounds
+alternate between them, so that noise of the machine hits both. Only the ratios mean something.
 """
 
 import json
@@ -56,6 +56,7 @@ class Round:
 @click.option(
     "--keys", type=int, help="Both hold so many keys before the first round. Default: none."
 )
+@click.option("--tls", is_flag=True, help="TLS here, as `pbft up` has it; etcd goes without.")
 @click.option("-w", "output", type=click.Choice(FORMATS), default="table")
 def main(
     rounds: int,
@@ -63,6 +64,7 @@ def main(
     loads: tuple[int, ...],
     value_size: int,
     keys: int | None,
+    tls: bool,
     output: str,
 ) -> None:
     """Compare puts per second and latency with etcd."""
@@ -70,7 +72,7 @@ def main(
     collect_rarely()
     measured: list[Round] = []
     spread = keys or KEYS
-    with etcd_nodes() as addresses, fresh_cluster() as cluster_file:
+    with etcd_nodes() as addresses, fresh_cluster(insecure=not tls) as cluster_file:
         if keys is not None:
             uvloop.run(_fill(addresses, cluster_file, Plan(value_bytes=value_size, keys=keys)))
         for number in range(rounds):

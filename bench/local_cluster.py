@@ -9,14 +9,17 @@ from pathlib import Path
 
 from pbft.cli.local import open_or_create, until_serving, wait_until_serving
 from pbft.cli.supervisor import LocalCluster
+from pbft.cli.testnet import create_testnet
 
 
 @contextmanager
-def fresh_cluster(replicas: int = 4) -> Iterator[Path]:
+def fresh_cluster(replicas: int = 4, *, insecure: bool = False) -> Iterator[Path]:
     """Starts an empty, durable cluster and yields its cluster.toml; stops and removes it at the
-    end, also after an error."""
-    with tempfile.TemporaryDirectory(prefix="pbft-bench-") as directory:
-        cluster = open_or_create(Path(directory) / "cluster", replicas)
+    end, also after an error. `insecure` means plain text in place of TLS."""
+    with tempfile.TemporaryDirectory(prefix="pbft-bench-") as parent:
+        directory = Path(parent) / "cluster"
+        create_testnet(directory, replicas, initialise_storage=True, insecure=insecure)
+        cluster = open_or_create(directory, replicas)
         try:
             for replica in cluster.replicas:
                 cluster.start(replica, options=())
