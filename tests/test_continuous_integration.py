@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pbft.faults.registry import BEHAVIOURS
+from pbft.sim.scenario import CLIENT_CRIMES, FAULTS
 
 DIRECTORY = Path(__file__).resolve().parent.parent / ".ci"
 
@@ -30,13 +30,13 @@ GOOD: dict[str, Any] = {
     "requests": 200_000,
     "violations": [],
     "counters": {
-        "behaviours": {name: 20 for name in BEHAVIOURS},
+        "behaviours": {name: 20 for name in FAULTS},
         "new_views_nonempty_o": 200,
         "unequal_h": 50,
         "null_slots": 50,
         "state_transfers": 50,
         "restarts": 200,
-        "power_losses_of_all": 400,
+        "power_loss_runs": 200,
         "disk_faults": 600,
         "amnesias": 100,
         "rejoins": 60,
@@ -59,8 +59,14 @@ def test_enough_is_enough(job: ModuleType) -> None:
         (["counters", "null_slots"], 49),
         (["counters", "state_transfers"], 49),
         (["counters", "restarts"], 199),
+        (["counters", "power_loss_runs"], 199),
+        (["counters", "disk_faults"], 599),
+        (["counters", "amnesias"], 99),
+        (["counters", "rejoins"], 59),
+        (["counters", "undecided_histories"], 21),
         (["counters", "behaviours", "equivocate"], 19),
         (["counters", "behaviours", "silent"], None),
+        *((["counters", "behaviours", crime], None) for crime in CLIENT_CRIMES),
     ],
 )
 def test_too_little_of_anything_fails(job: ModuleType, path: list[str], value: object) -> None:

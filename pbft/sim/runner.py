@@ -61,6 +61,7 @@ class Summary:
         for outcome in self.outcomes:
             totals.update(asdict(outcome.counters))
             acted.update(name for name, count in outcome.behaviours.items() if count)
+            totals["power_loss_runs"] += outcome.counters.power_losses_of_all > 0
         document: dict[str, Any] = {
             "runs": len(self.outcomes),
             "events": sum(outcome.events for outcome in self.outcomes),

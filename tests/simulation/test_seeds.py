@@ -48,7 +48,9 @@ def test_real_signatures_make_no_difference_to_what_is_checked() -> None:
 
 
 def test_a_summary_has_the_fixed_form() -> None:
-    document = run_seeds(range(2), (4,), ["silent"]).as_json()
+    summary = run_seeds(range(2), (4,), ["silent"])
+    summary.outcomes[0].counters.power_losses_of_all = 2
+    document = summary.as_json()
     assert document["runs"] == 2 and document["requests"] >= 2 * REQUESTS_MIN
     assert document["events"] > 1_000 and document["seconds"] > 0
     assert document["violations"] == []
@@ -62,6 +64,9 @@ def test_a_summary_has_the_fixed_form() -> None:
         "restarts",
     } <= document["counters"].keys()
     assert "trace_hash" not in document
+    assert document["counters"]["power_loss_runs"] == sum(
+        outcome.counters.power_losses_of_all > 0 for outcome in summary.outcomes
+    )
     single = run_seeds(range(1, 2), (4,), ["silent"])
     assert single.as_json()["trace_hash"] == single.outcomes[0].trace_hash
 
