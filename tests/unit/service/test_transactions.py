@@ -162,6 +162,13 @@ def test_rule_17_a_changed_pair_stands_in_its_place(store: Store) -> None:
     ]
 
 
+def test_rule_17_changed_pairs_stand_in_the_order_of_their_keys(store: Store) -> None:
+    """Whatever the order in which they were put, and whatever the hashes of this process are."""
+    names = [b"c%02d" % (7 * number % 20) for number in range(20)]
+    response = store.txn([], [*map(put, names), get(b"a", b"\0")])
+    assert keys(response.responses[-1].response_range) == [b"a", b"b", *sorted(names)]
+
+
 def test_rule_17_headers(store: Store) -> None:
     response = store.txn([], [get(b"a"), put(b"c"), get(b"a"), delete(b"x"), txn([], [put(b"d")])])
     assert response.header.revision == 5
