@@ -127,8 +127,9 @@ def test_a_replica_that_changes_views_stops_accepting_messages(n: int) -> None:
     assert solo.node.core.mode is Mode.VIEW_CHANGING
     solo.prepare(1, digest, count=n)
     assert not solo.committed_to()
-    solo.propose(2)
+    solo.propose(2, view=1)
     assert len(solo.prepared_for()) == 1
+    assert solo.rejected(Reason.NOT_NORMAL) == 1
     solo.cluster.tell(2, solo.forge.checkpoint(0, INTERVAL, bytes(32)))
     assert 0 in solo.node.core.checkpoints[INTERVAL]
 
