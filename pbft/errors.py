@@ -21,7 +21,6 @@ class Reason(Enum):
     SEQUENCE_LOW = "sequence_low"
     SEQUENCE_HIGH = "sequence_high"
     DIGEST_CONFLICT = "digest_conflict"
-    BODY_MISSING = "body_missing"
     BAD_BODY = "bad_body"
     DUPLICATE = "duplicate"
     BAD_CERTIFICATE = "bad_certificate"

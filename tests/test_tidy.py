@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pbft.errors import Reason
+
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = {
@@ -56,6 +58,7 @@ FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 LINE_CHARACTERS_MAX = 100
 MACHINE_PATHS = re.compile(r"/(?:" + "|".join(("work", "root", "home", "Users")) + r")/\w")
+REASON = re.compile(r"\bReason\.([A-Z_]+)\b")
 DEBTS = re.compile(r"\b(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b")
 
 
@@ -210,6 +213,20 @@ def test_files_functions_and_lines_are_short() -> None:
     for path in python_files():
         found += length_violations(str(path.relative_to(ROOT)), path.read_text())
     assert found == []
+
+
+def reasons_in(paths: list[Path]) -> set[str]:
+    """Names of the reasons for a rejection that these files mention."""
+    return {name for path in paths for name in REASON.findall(path.read_text())}
+
+
+def test_every_reason_for_a_rejection_is_given_and_tested() -> None:
+    files = python_files()
+    given = reasons_in([path for path in files if module_name(path) is not None])
+    tested = reasons_in([path for path in files if path.is_relative_to(ROOT / "tests")])
+    every = {reason.name for reason in Reason}
+    assert given == every
+    assert every - tested == set()
 
 
 def test_nothing_names_a_machine_or_puts_work_off() -> None:
