@@ -43,10 +43,14 @@ from pbft.types import ClientKey, Digest, ReplicaId, SequenceNumber, View
 class Violation(Exception):
     """A promise was broken."""
 
-    def __init__(self, invariant: str, detail: str) -> None:
+    def __init__(
+        self, invariant: str, detail: str, culprits: frozenset[ReplicaId] = frozenset()
+    ) -> None:
         super().__init__(f"{invariant}: {detail}")
         self.invariant = invariant
         self.detail = detail
+        self.culprits = culprits
+        """Whom two statements of its own convict, both in certificates of honest replicas (I16)."""
 
 
 @dataclass(slots=True)
@@ -102,6 +106,8 @@ class Watch:
         self.counters = counters
         self.decided: dict[SequenceNumber, tuple[Digest, View]] = {}
         """Per sequence the digest, and the lowest view in which it was seen committed."""
+        self._certificates: dict[SequenceNumber, tuple[View, frozenset[ReplicaId]]] = {}
+        """Per sequence the view and the signers of the commits by which it was first decided."""
         self._genesis = genesis
         self._issued = issued
         self._committed: dict[SequenceNumber, tuple[Digest, View]] = {}
@@ -169,14 +175,17 @@ class Watch:
         vote = decode_message(Kind.COMMIT, record.commits[0].payload)
         assert isinstance(vote, Commit)
         known = self.decided.get(record.sequence)
+        signers = {commit.signer for commit in record.commits if isinstance(commit.signer, int)}
+        certificate = (vote.view, frozenset(signers))
         if known is not None and known[0] != record.digest:
             raise Violation(
                 "I1",
                 f"sequence {record.sequence}: replica {replica} decided {record.digest.hex()[:8]}, "
                 f"another replica {known[0].hex()[:8]}",
+                self._culprits(record.sequence, certificate),
             )
+        self._certificates.setdefault(record.sequence, certificate)
         key = (vote.view, record.sequence, record.digest)
-        signers = {commit.signer for commit in record.commits}
         unprepared = (signers & self._honest) - self._prepared.get(key, set())
         if unprepared:
             raise Violation("I4", f"commit of {key[:2]} by {sorted(unprepared)}, not prepared")
@@ -186,6 +195,14 @@ class Watch:
         if known is None or vote.view < known[1]:
             self.decided[record.sequence] = (record.digest, vote.view)
         self._note_commits(key, self._honest & signers)
+
+    def _culprits(
+        self, sequence: SequenceNumber, other: tuple[View, frozenset[ReplicaId]]
+    ) -> frozenset[ReplicaId]:
+        """I16: who committed two digests in one view. Two quorums share f + 1 replicas or more, and
+        none of these is honest (I6)."""
+        view, signers = self._certificates[sequence]
+        return signers & other[1] if view == other[0] else frozenset()
 
     def _note_commits(
         self, key: tuple[View, SequenceNumber, Digest], signers: set[ReplicaId]

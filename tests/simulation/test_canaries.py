@@ -11,6 +11,7 @@ from pbft.sim.canaries import one_traitor_of_three, two_traitors_of_four
 def test_two_traitors_of_four_break_agreement(seed: int) -> None:
     seen = two_traitors_of_four(seed)
     assert seen.violation is not None and seen.violation.invariant == "I1"
+    assert seen.violation.culprits == {0, 1}, "two certificates convict f + 1"
 
 
 def test_three_replicas_with_a_quorum_of_three_stop_for_one_silent_traitor() -> None:
