@@ -19,8 +19,11 @@ from bench.local_cluster import in_cluster
 from pbft.cli.admin import admin_addresses, get
 from pbft.cli.bench import connect_all
 from pbft.cli.layout import BENCH_CLIENTS_START
+from pbft.cli.main_job import Scene as MainScene
+from pbft.cli.main_job import compare_states
 from pbft.cli.observer import Observer
 from pbft.cli.supervisor import LocalCluster
+from pbft.cli.traffic import Traffic
 from pbft.genesis import parse_genesis
 from pbft.limits import KIB, MIB, LocalLimits
 from pbft.storage.directory import create
@@ -41,6 +44,8 @@ POLL_SECONDS = 0.1
 STEP_SECONDS = 0.5
 UNPIN_SECONDS = LocalLimits().transfer_idle_us / 1_000_000 + 5
 KEPT_SHARE_MIN = 0.7
+RATE_MIN = 50.0
+"""10^6 bytes of large values a second, while nothing else goes on."""
 LIES_TRIED_MAX = 5
 
 
@@ -210,6 +215,7 @@ async def measure(cluster: LocalCluster, options: argparse.Namespace) -> None:
         told = await scene.catch_up()
         print(f"all of {options.megabytes} MiB in large values: {describe(told)}", flush=True)
         assert told.bytes >= options.megabytes * MIB * 9 // 10
+        assert told.megabytes_per_second >= options.rate_min, "too slow"
 
         await scene.stop_victim()
         await scene.write_large(0, 2)
@@ -218,7 +224,19 @@ async def measure(cluster: LocalCluster, options: argparse.Namespace) -> None:
         assert 2 * MIB <= told.bytes < options.megabytes * MIB // 2
 
         await with_a_liar(scene)
+        await require_equal_states(scene)
         await under_load(scene, options)
+        await require_equal_states(scene)
+
+
+async def require_equal_states(scene: Scene) -> None:
+    """What was fetched, whoever lied, is the state of the others."""
+    traffic = Traffic([scene.client])
+    sequence, digests = await compare_states(
+        MainScene(scene.cluster, scene.observer, traffic, scene.client)
+    )
+    assert len(digests) == len(scene.cluster.replicas) and len(set(digests)) == 1, digests
+    print(f"all replicas hold the same state at sequence {sequence}", flush=True)
 
 
 async def with_a_liar(scene: Scene) -> None:
@@ -276,7 +294,7 @@ async def under_load(scene: Scene, options: argparse.Namespace) -> None:
         f"puts/s while it catches up: {meanwhile:.0f}, {share:.0%} of what all four do and "
         f"{meanwhile / three:.0%} of what three do"
     )
-    assert share >= KEPT_SHARE_MIN, f"only {share:.0%} of the throughput is kept"
+    assert share >= options.kept_share_min, f"only {share:.0%} of the throughput is kept"
 
 
 async def pass_by(scene: Scene, goal: int) -> None:
@@ -304,6 +322,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=20_000)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0, help="of throughput alone")
+    parser.add_argument("--rate-min", type=float, default=RATE_MIN, help="MB/s, large values")
+    parser.add_argument("--kept-share-min", type=float, default=KEPT_SHARE_MIN)
     parser.add_argument(
         "--only-load", action="store_true", help="only the catch-up while the others serve"
     )

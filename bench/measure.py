@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 import click
 
@@ -37,7 +38,13 @@ def main(seconds: float, output: str) -> None:
             click.echo(f"{plan.workload.value} x {plan.in_flight}: done", err=True)
     if output == "json":
         json.dump(documents, sys.stdout, indent=2)
-        return
+    else:
+        _print(documents)
+    if not all(document["operations"] and not document["errors"] for document in documents):
+        raise click.ClickException("not every operation was answered")
+
+
+def _print(documents: list[dict[str, Any]]) -> None:
     rows = [
         [
             document["workload"],
