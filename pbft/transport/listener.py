@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import grpc
 import grpc.aio
+from grpc._cython import cygrpc
+from grpc.aio._server import Server as AioServer
 
 from pbft.crypto.tls import TlsIdentity, sole_name
 from pbft.errors import ConfigurationError, Reason, Rejected
@@ -159,13 +161,35 @@ async def end(context: Context, goodbye: Goodbye | None) -> None:
         await context.abort(goodbye.code, goodbye.text)
 
 
-def make_server(service: str, method: str, handler: Handler, options: Options) -> grpc.aio.Server:
-    """A server with one stream-stream method that takes and gives raw bytes."""
-    server = grpc.aio.server(options=list(options), compression=grpc.Compression.NoCompression)
-    behaviour: grpc.RpcMethodHandler[bytes, bytes]
-    behaviour = grpc.stream_stream_rpc_method_handler(handler)
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(service, {method: behaviour}),)
+class _KnownMethods(cygrpc.AioServer):  # type: ignore[misc]
+    """What accepts calls for gRPC's server: those of registered methods only.
+
+    gRPC decodes the names of all other methods in the task that accepts calls, and one that is no
+    UTF-8 ends that task, and with it the listener, for good. So nobody asks for them: they stay in
+    gRPC's core, which bounds them in number and time.
+    """
+
+    def _make_request_call_future(self, method: bytes | None) -> "asyncio.Future[object]":
+        if method is None:
+            return asyncio.get_running_loop().create_future()
+        future: asyncio.Future[object] = super()._make_request_call_future(method)
+        return future
+
+
+class _Server(AioServer):
+    """gRPC's server with that in it."""
+
+    def __init__(self, options: Options) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._server = _KnownMethods(self._loop, None, (), (), tuple(options), None)
+
+
+def make_server(service: str, method: str, handler: Handler, options: Options) -> AioServer:
+    """A server with one stream-stream method that takes and gives raw bytes; no other name is
+    answered."""
+    server = _Server(options)
+    server.add_registered_method_handlers(
+        service, {method: grpc.stream_stream_rpc_method_handler(handler)}
     )
     return server
 
@@ -176,7 +200,7 @@ def name_in_certificate(context: Context) -> str | None:
     return sole_name(uri.decode("utf-8", "replace") for uri in uris)
 
 
-def bind(server: grpc.aio.Server, address: str, identity: TlsIdentity | None) -> int:
+def bind(server: AioServer, address: str, identity: TlsIdentity | None) -> int:
     """Binds the server and returns its port. With an identity it is reached only by TLS, by those
     who show a certificate of the same authority; None means plain text.
 

@@ -15,6 +15,7 @@ from pbft.transport.api import ClientLimits, PeerLimits
 from pbft.transport.listener import Doorkeeper
 from tests.unit.transport.support import (
     GENESIS,
+    UNLIMITED,
     Sink,
     acceptor,
     dialler,
@@ -25,6 +26,7 @@ from tests.unit.transport.support import (
 )
 
 import grpc  # isort: skip
+import grpc.aio  # isort: skip
 
 LISTENERS = {"Peer": acceptor, "Gateway": gateway}
 
@@ -169,5 +171,25 @@ def test_connections_are_bounded_for_each_listener(service: str) -> None:
             async with dialler(others, peer_port) as link:
                 link.send(b"after that")
                 await until(lambda: sink.items == [(0, b"after that")])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("service", LISTENERS)
+@pytest.mark.parametrize("method", ["Connect\xff", "Disconnect"])
+def test_a_method_that_does_not_exist_ends_no_listener(service: str, method: str) -> None:
+    """gRPC stops accepting for good if it cannot decode a method's name."""
+
+    async def scenario() -> None:
+        async with LISTENERS[service](Sink()) as (_, port):
+            target = f"127.0.0.1:{port}"
+            async with grpc.aio.insecure_channel(target, options=UNLIMITED) as channel:
+                path = f"/pbft.wire.{service}/{method}".encode("latin-1")
+                wrong = channel.stream_stream(path)()
+                await asyncio.wait((asyncio.ensure_future(wrong.read()),), timeout=0.2)
+                async with raw_stream(port, service) as call:
+                    async with asyncio.timeout(20):
+                        assert isinstance(await call.read(), bytes)
+                wrong.cancel()
 
     asyncio.run(scenario())
