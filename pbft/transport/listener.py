@@ -11,6 +11,7 @@ from grpc.aio._server import Server as AioServer
 
 from pbft.crypto.tls import TlsIdentity, sole_name
 from pbft.errors import ConfigurationError, Reason, Rejected
+from pbft.transport.connections import cut
 from pbft.transport.grpc_options import Options
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -24,6 +25,11 @@ STATUS_OF_REASON = {
     Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """What the other end is told; every other reason is UNAUTHENTICATED."""
+
+
+END_SECONDS = 1.0
+"""How long the end of a stream may take. It waits behind what the other end has not read, and what
+that is remains in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +158,15 @@ class Doorkeeper:
 
 
 async def end(context: Context, goodbye: Goodbye | None) -> None:
-    """Ends a stream with its goodbye, if it is this side that ends it.
+    """Ends a stream with its goodbye, if it is this side that ends it; with the whole connection if
+    the other end does not take that soon, because it does not read.
 
     Not to be called while an exception is handled: gRPC keeps what `abort` raises with the call, in
     a cycle, and with it would be kept what was handled, its frames, and the bytes in them.
     """
+    loop = asyncio.get_running_loop()
+    alarm = loop.call_later(END_SECONDS, lambda: cut(context.peer()))
+    context.add_done_callback(lambda _: alarm.cancel())  # type: ignore[arg-type]
     if goodbye is not None:
         await context.abort(goodbye.code, goodbye.text)
 

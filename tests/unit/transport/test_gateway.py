@@ -24,6 +24,7 @@ from tests.unit.transport.support import (
     GENESIS,
     OTHER_GENESIS,
     STRANGER,
+    UNLIMITED,
     Sink,
     client_hello,
     end_of,
@@ -271,6 +272,34 @@ def test_client_that_does_not_read_is_dropped() -> None:
             assert sink.count(Reason.QUEUE_FULL) >= 1
             listener.answer(BOB.public, refusal(2))
             assert decode_gateway_frame(await fast.read()) == [refusal(2)]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("half_closes", [False, True])
+def test_who_is_dropped_and_still_does_not_read_loses_the_connection(half_closes: bool) -> None:
+    """Else what gRPC holds for it would stay, and it could come again and again."""
+
+    async def scenario() -> None:
+        async with gateway(Sink()) as (listener, port):
+            target = f"127.0.0.1:{port}"
+            async with grpc.aio.insecure_channel(target, options=UNLIMITED) as channel:
+                call = channel.stream_stream("/pbft.wire.Gateway/Connect")()
+                await client_hello(call, ALICE)
+                await until(lambda: listener.streams == 1)
+                for _ in range(2):
+                    listener.answer(ALICE.public, bytes(8 * MIB))
+                    await asyncio.sleep(0.1)
+                if half_closes:
+                    await call.done_writing()
+                else:
+                    listener.answer(ALICE.public, bytes(8 * MIB))
+                await until(lambda: listener.streams == 0)
+                assert channel.get_state() is grpc.ChannelConnectivity.READY
+                await until(lambda: channel.get_state() is not grpc.ChannelConnectivity.READY, 10)
+            async with raw_stream(port, "Gateway") as call:
+                await client_hello(call, BOB)
+                await until(lambda: listener.streams == 1)
 
     asyncio.run(scenario())
 
