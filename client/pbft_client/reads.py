@@ -205,7 +205,7 @@ class Reads:
             # Without enough streams a question cannot be answered; the calls wait for one more, or
             # to be handed back.
             while self._has_enough_links(consistency) and waiting.may_go(
-                len(self._under_way), now.monotonic_us
+                self._asked(consistency), now.monotonic_us
             ):
                 calls = waiting.take(self._queries_max, self._bytes_max, QUERY_OVERHEAD_BYTES)
                 transmissions += self._ask(calls, consistency, now)
@@ -215,7 +215,7 @@ class Reads:
         """When to `expire` and `poll` even if nothing happens before; None: never."""
         deadlines = [inquiry.deadline_us for inquiry in self._under_way.values()]
         for consistency, waiting in self._waiting.items():
-            patience_us = waiting.deadline_us(len(self._under_way))
+            patience_us = waiting.deadline_us(self._asked(consistency))
             if patience_us is not None and self._has_enough_links(consistency):
                 deadlines.append(patience_us)
         since_us = self._only_ordered_since_us
@@ -228,6 +228,12 @@ class Reads:
     def _has_enough_links(self, consistency: Consistency) -> bool:
         """Whether a read could be answered by the replicas that are connected."""
         return len(self._connected) >= self._needed(consistency)
+
+    def _asked(self, consistency: Consistency) -> int:
+        """Questions of this kind under way: stale ones, which may fail for long, keep no
+        linearizable one waiting."""
+        kinds = [inquiry.consistency for inquiry in self._under_way.values()]
+        return kinds.count(consistency)
 
     def _needed(self, consistency: Consistency) -> int:
         if consistency is Consistency.STALE:

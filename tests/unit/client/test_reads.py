@@ -81,6 +81,20 @@ def test_reads_gather_while_others_are_under_way() -> None:
     assert read_in(driver.ask(0.005)[0].item).queries == (b"3",)
 
 
+def test_a_linearizable_read_waits_for_no_stale_ones() -> None:
+    """Those that fail are asked anew, at last after seconds; it would be ordered after 200 ms."""
+    driver = Driver()
+    changing = [b"changes all the time"] * 3
+    for _ in range(2):
+        driver.calls(STALE, *changing)
+        assert driver.ask(0)
+    driver.calls(STALE, *changing)
+    assert driver.ask(0) == [], "as many as may be are under way"
+    driver.calls(FAST, b"q")
+    full, _ = driver.ask(0)
+    assert read_in(full.item).consistency is FAST
+
+
 def test_a_read_asks_no_more_at_once_than_the_genesis_allows() -> None:
     """The replicas would refuse it, and count it as a fault of the client."""
     world = World()
