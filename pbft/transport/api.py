@@ -101,7 +101,7 @@ class ClientLimits:
     queue_bytes: int = 8 * MIB
     """Answers waiting for one stream; a client that reads more slowly is dropped."""
     total_queue_bytes: int = 128 * MIB
-    """Answers waiting for all streams; beyond, the stream that holds most is dropped."""
+    """Answers that wait or leave, of all streams; beyond, the stream that holds most is dropped."""
     faults_burst: int = 32
     """Malformed or wrongly signed items of one client taken at once, whatever its streams ..."""
     faults_per_second: float = 4.0

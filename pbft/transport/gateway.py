@@ -43,6 +43,13 @@ class _Stream:
     client: ClientKey
     queue: SendQueue
     closing: Closing
+    leaving_bytes: int = 0
+    """Of the frame that gRPC has and has not yet taken off our hands."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Answers that its client has not taken."""
+        return self.queue.waiting_bytes + self.leaving_bytes
 
 
 @dataclass(slots=True)
@@ -82,7 +89,7 @@ class Gateway:
         """Those with a stream."""
         self._clients_gone: dict[ClientKey, _Client] = {}
         """Those whose last stream ended, as many as there may be streams; the latest last."""
-        self._queued_bytes = 0
+        self._held_bytes = 0
         self._health = health_aio.HealthServicer()
         self._frame_bytes_max = genesis.limits.request_bytes + FRAME_BYTES
         """One request or one read as large as can be, and what envelopes and frame add; or a frame
@@ -124,9 +131,9 @@ class Gateway:
         for number in list(known.streams) if known is not None else ():
             stream = self._streams[number]
             if stream.queue.offer(item):
-                self._queued_bytes += len(item)
-                if self._queued_bytes > self._limits.total_queue_bytes:
-                    self._drop(max(self._streams.values(), key=lambda s: s.queue.waiting_bytes))
+                self._held_bytes += len(item)
+                if self._held_bytes > self._limits.total_queue_bytes:
+                    self._drop(max(self._streams.values(), key=lambda s: s.held_bytes))
             else:
                 self._drop(stream)
 
@@ -247,7 +254,7 @@ class Gateway:
         return known
 
     def _forget(self, number: int, stream: _Stream) -> None:
-        self._queued_bytes -= stream.queue.waiting_bytes
+        self._held_bytes -= stream.held_bytes
         del self._streams[number]
         client = self._clients[stream.client]
         client.streams.remove(number)
@@ -271,5 +278,7 @@ class Gateway:
     async def _write(self, stream: _Stream, context: Context) -> None:
         while True:
             items = await stream.queue.next_frame()
-            self._queued_bytes -= sum(map(len, items))
+            stream.leaving_bytes = sum(map(len, items))
             await context.write(encode_gateway_frame(items))
+            self._held_bytes -= stream.leaving_bytes
+            stream.leaving_bytes = 0

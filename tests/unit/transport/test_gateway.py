@@ -326,6 +326,27 @@ def test_answers_waiting_in_total_are_bounded_at_whoever_holds_most() -> None:
     asyncio.run(scenario())
 
 
+def test_answers_that_leave_and_are_not_read_are_bounded_in_total() -> None:
+    """One large answer waits for nothing in our queue, but its memory is taken all the same."""
+
+    async def scenario() -> None:
+        sink = Sink()
+        async with (
+            gateway(sink, ClientLimits(total_queue_bytes=20 * MIB)) as (listener, port),
+            raw_stream(port, "Gateway") as first,
+            raw_stream(port, "Gateway") as second,
+        ):
+            for count, (call, key) in enumerate(((first, ALICE), (second, BOB)), 1):
+                await client_hello(call, key)
+                await until(lambda count=count: listener.streams == count)
+                listener.answer(key.public, refusal(1, padding=12 * MIB))
+                await until(lambda: not any(it.queue.count for it in listener._streams.values()))
+            await until(lambda: listener.streams == 1)
+            assert sink.rejections == [("answer", Reason.QUEUE_FULL, None)]
+
+    asyncio.run(scenario())
+
+
 def test_answers_that_were_sent_or_whose_client_left_take_no_room() -> None:
     """Else everybody would be disconnected once enough was answered."""
 
@@ -344,7 +365,7 @@ def test_answers_that_were_sent_or_whose_client_left_take_no_room() -> None:
                 for _ in range(5):  # Without a pause: the last is too much.
                     listener.answer(ALICE.public, answer)
                 await until(lambda: sink.gone == [0])
-            assert listener._queued_bytes == 0
+            assert listener._held_bytes == 0
 
     asyncio.run(scenario())
 
