@@ -4,7 +4,7 @@ again.
 One reader and one writer task per stream: gRPC ends a call when a read of it is cancelled, and what
 waits together leaves as one frame, because a frame costs about the same whatever its size
 (operations.md section 4). A link never waits for another, so a replica that hangs or floods hurts
-only its own.
+only its own: the time that its frames take is taken from nobody else for long.
 """
 
 import asyncio
@@ -31,6 +31,11 @@ FRAME_BYTES = 1 * MIB
 QUEUE_BYTES = 32 * MIB
 """Waiting for one replica; beyond, items are not taken, and the session sends them again."""
 HANDSHAKE_SECONDS = 5.0
+LONG_FRAME_SECONDS = 0.25
+"""Of the processor; one result as large as can be takes a third of it."""
+FLOOD_REST = 4
+"""So many times as long the link rests after a frame that took longer. Those of a liar can take
+seconds."""
 STATUS_SECONDS = 0.5
 """How long the reason of a broken stream may be later than the break."""
 RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
@@ -244,8 +249,11 @@ class ReplicaLink:
 
     async def _read(self, call: "aio.StreamStreamCall[bytes, bytes]") -> None:
         while isinstance(frame := await call.read(), bytes):
+            began = time.thread_time()
             items = [decode_gateway_item(item) for item in decode_gateway_frame(frame)]
             self._owner.on_items(self.replica, items)
+            if (taken := time.thread_time() - began) > LONG_FRAME_SECONDS:
+                await asyncio.sleep(taken * FLOOD_REST)
         raise await _rpc_error(call)
 
     async def _write(self, call: "aio.StreamStreamCall[bytes, bytes]") -> None:

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from pbft.messages import GatewayChallenge, GatewayItem
+from pbft.codec import encode_gateway_frame, encode_gateway_item
+from pbft.messages import GatewayChallenge, GatewayItem, Refusal
 from pbft_client import link
 from pbft_client.link import QUEUE_BYTES, ReplicaLink
 
@@ -68,3 +69,38 @@ def test_what_is_sent_without_a_stream_or_beyond_the_bound_is_lost() -> None:
     link.is_up = True
     link.send(b"on the next stream")
     assert list(link._queue) == [b"on the next stream"]
+
+
+class Flood:
+    """A call that always has another frame."""
+
+    async def read(self) -> bytes:
+        await asyncio.sleep(0)
+        return encode_gateway_frame([encode_gateway_item(Refusal(1, 1, ""))])
+
+
+@pytest.mark.parametrize(("seconds", "is_flood"), [(0.01, False), (1.0, True)])
+def test_a_link_whose_frames_take_long_leaves_time_for_the_others(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, is_flood: bool
+) -> None:
+    """Else a liar that sends frames as large as may be would have the client's whole time."""
+    clock = [0.0]
+    monkeypatch.setattr("pbft_client.link.time.thread_time", lambda: clock[0])
+
+    class Slow(Owner):
+        frames = 0
+
+        def on_items(self, _: int, __: list[GatewayItem]) -> None:
+            self.frames += 1
+            clock[0] += seconds
+
+    async def scenario() -> None:
+        owner = Slow()
+        link = ReplicaLink(0, "127.0.0.1:1", owner, None, "")
+        reader = asyncio.create_task(link._read(Flood()))
+        await asyncio.sleep(0.2)
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+        assert (owner.frames == 1) is is_flood
+
+    asyncio.run(scenario())
