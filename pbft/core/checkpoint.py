@@ -139,15 +139,17 @@ def stabilise(core: Core, certificate: CheckpointCertificate) -> None:
 
 def discard(core: Core) -> None:
     """Drops old slots. One interval below h is kept, so that a slightly late peer needs no
-    transfer, and what this replica itself has still to execute; while peers fetch state from here,
-    also the decided batches above the snapshots that are pinned for them."""
+    transfer, and what this replica itself has still to execute; also the decided batches above the
+    snapshots that are pinned for peers, and above the durable state, which is the next to be
+    pinned: a peer that fetched a state which nobody can lead on from would be no further."""
     gone = core.log.discard(core.log_floor, core.to_execute)
-    pinned = min((pin.snapshot.sequence for pin in core.snapshots.values()), default=None)
-    for sequence in [n for n in core.tail if pinned is None or n <= pinned]:
+    pinned = [pin.snapshot.sequence for pin in core.snapshots.values()]
+    lowest = min([core.state.durable_sequence, *pinned])
+    for sequence in [n for n in core.tail if n <= lowest]:
         core.tail_bytes -= len(core.tail.pop(sequence).batch)
     for slot in gone:
         decision = slot.decision
-        if pinned is None or slot.sequence <= pinned or decision is None:
+        if slot.sequence <= lowest or decision is None:
             continue
         body = slot.bodies.get(decision.digest)
         if body is not None or decision.digest == NULL_DIGEST:
@@ -198,4 +200,5 @@ def merged(core: Core, sequence: SequenceNumber) -> None:
     assert core.merging == sequence
     core.merging = None
     core.emit(Truncate(sequence))
+    discard(core)
     merge(core)

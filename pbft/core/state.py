@@ -316,8 +316,8 @@ class Core:
     """Number of the last request for a chunk. It begins at random: peers may still answer who ran
     here before."""
     tail: OrderedDict[SequenceNumber, CommittedBatch] = field(default_factory=OrderedDict)
-    """Decided batches at or below h - K and above the lowest pinned snapshot, for who fetches
-    it."""
+    """Decided batches at or below h - K and above the durable state or the lowest pinned snapshot,
+    for who fetches that."""
     tail_bytes: int = 0
     snapshots: dict[ReplicaId, Pin] = field(default_factory=dict)
     """Pinned for a peer's transfer; at most one per peer."""

@@ -58,6 +58,25 @@ def test_it_ends_under_load() -> None:
     assert len(cluster[late].journal) == FAR + 40
 
 
+def test_it_ends_though_what_is_durable_is_far_below_h() -> None:
+    """Of sources whose disks are slow: what they decided above the state that they pin was below
+    h - K before it was pinned."""
+    cluster, late = lagging(count=INTERVAL)
+    cluster.isolate(late)
+    for node in cluster.up[:late]:
+        node.holds_merges = True
+    cluster.run(2 * INTERVAL, first=INTERVAL + 1)
+    assert [node.core.low_water_mark for node in cluster.up[:late]] == [3 * INTERVAL] * late
+    cluster.drop(None)
+    cluster.advance(5 * SECOND)
+    assert cluster[0].core.state.durable_sequence == INTERVAL
+    assert cluster.agree()
+    cluster.advance(60 * SECOND)
+    for node in cluster.up[:late]:
+        node.finish_jobs()
+        assert not node.core.tail and not node.core.tail_bytes
+
+
 def test_the_sessions_come_with_the_state() -> None:
     """T8: without the replies exactly-once would break."""
     cluster, late = lagging()
