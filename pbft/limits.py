@@ -163,6 +163,7 @@ class LocalLimits:
     """A snapshot is released after this and its bytes at TRANSFER_FLOOR_RATE, however often its
     peer asks: the disk cannot reuse what a pinned snapshot reads."""
     tail_bytes: int = 128 * MIB
-    """Decided batches kept above the snapshots that peers are fetching."""
+    """Decided batches, with their certificates, kept above the durable state and the snapshots that
+    peers are fetching."""
     fetch_digests: int = 256
     """Bodies asked for in one status."""

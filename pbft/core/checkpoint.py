@@ -17,6 +17,8 @@ from pbft.types import Digest, SequenceNumber
 
 UNSEALED_MAX = 1
 """Checkpoints whose digest may be under way while more is executed."""
+STATEMENT_BYTES = 256
+"""What a signed statement takes in memory, rounded up."""
 UNMERGED_WINDOWS_MAX = 4
 """How far, in units of L, what is executed may be ahead of what is durable while a merge is under
 way."""
@@ -146,7 +148,7 @@ def discard(core: Core) -> None:
     pinned = [pin.snapshot.sequence for pin in core.snapshots.values()]
     lowest = min([core.state.durable_sequence, *pinned])
     for sequence in [n for n in core.tail if n <= lowest]:
-        core.tail_bytes -= len(core.tail.pop(sequence).batch)
+        _forget(core, sequence)
     for slot in gone:
         decision = slot.decision
         if slot.sequence <= lowest or decision is None:
@@ -154,10 +156,26 @@ def discard(core: Core) -> None:
         body = slot.bodies.get(decision.digest)
         if body is not None or decision.digest == NULL_DIGEST:
             encoded = b"" if body is None else body.encoded
-            core.tail[slot.sequence] = CommittedBatch(decision.commits, encoded)
-            core.tail_bytes += len(encoded)
+            _keep(core, slot.sequence, CommittedBatch(decision.commits, encoded))
     while core.tail_bytes > core.settings.limits.tail_bytes:
-        core.tail_bytes -= len(core.tail.popitem(last=False)[1].batch)
+        _forget(core, next(iter(core.tail)))
+
+
+def _keep(core: Core, sequence: SequenceNumber, item: CommittedBatch) -> None:
+    if sequence in core.tail:
+        # Executed again, after a state that was wrong was replaced.
+        _forget(core, sequence)
+    core.tail[sequence] = item
+    core.tail_bytes += _weight(item)
+
+
+def _forget(core: Core, sequence: SequenceNumber) -> None:
+    core.tail_bytes -= _weight(core.tail.pop(sequence))
+
+
+def _weight(item: CommittedBatch) -> int:
+    """About how much memory it takes: of a small batch the certificate is the most."""
+    return len(item.batch) + STATEMENT_BYTES * (1 + len(item.commits))
 
 
 def _settle(core: Core) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from pbft.core import checkpoint
 from pbft.core.effects import EventName, Install
 from pbft.errors import Reason
 from pbft.limits import KIB, TRANSFER_FLOOR_RATE, LocalLimits
@@ -75,6 +76,25 @@ def test_it_ends_though_what_is_durable_is_far_below_h() -> None:
     for node in cluster.up[:late]:
         node.finish_jobs()
         assert not node.core.tail and not node.core.tail_bytes
+
+
+def test_small_batches_kept_for_a_transfer_weigh_what_their_certificates_do() -> None:
+    solo = Solo(limits=LocalLimits(tail_bytes=4 * KIB))
+    solo.node.holds_merges = True
+    core = solo.node.core
+    for last in range(INTERVAL, FAR + 1, INTERVAL):
+        solo.decide_to(last, first=last - INTERVAL + 1)
+        slots = {slot.sequence: slot for slot in core.log}
+        solo.stabilise(last)
+    assert 0 < len(core.tail) <= 4
+    assert next(reversed(core.tail)) == core.low_water_mark - INTERVAL
+    # What is executed again, after a state that was wrong was replaced, is kept once.
+    (kept, before) = (dict(core.tail), core.tail_bytes)
+    again = core.low_water_mark - INTERVAL
+    core.log.slot(again).decision = slots[again].decision
+    core.log.slot(again).bodies = slots[again].bodies
+    checkpoint.discard(core)
+    assert (dict(core.tail), core.tail_bytes) == (kept, before)
 
 
 def test_the_sessions_come_with_the_state() -> None:
