@@ -35,7 +35,7 @@ from pbft.messages import (
     Signed,
     ViewChange,
 )
-from pbft.types import Micros, ReplicaId, View
+from pbft.types import Micros, ReplicaId, SequenceNumber, View
 
 REJOIN_INTERVAL_US = 60 * SECOND
 """Of agreed time between two rejoins of one replica."""
@@ -280,10 +280,22 @@ def rejoined_at(core: Core, replica: ReplicaId, incarnation: int) -> int | None:
     return core.rejoins.get(replica)
 
 
+def last_of(core: Core, sequence: SequenceNumber) -> SequenceNumber:
+    """The last sequence at which a rejoin that was executed at s bars the next one of its replica.
+    The first checkpoint at or above s + L is below it."""
+    constants = core.genesis.constants
+    return sequence + constants.window + constants.checkpoint_interval
+
+
 def is_open(core: Core) -> bool:
-    """Whether somebody waits for a stable checkpoint at or above s + L: it counts as pending."""
+    """Whether somebody waits for a stable checkpoint at or above s + L: it counts as pending. It
+    does until it bars no other one: in an idle cluster, a replica that loses its votes again would
+    come no nearer to that than by one sequence with every rejoin that is refused."""
     window = core.genesis.constants.window
-    return any(core.low_water_mark < sequence + window for sequence in core.rejoins.values())
+    return any(
+        core.low_water_mark < sequence + window or core.executed < last_of(core, sequence)
+        for sequence in core.rejoins.values()
+    )
 
 
 def is_overdue(core: Core) -> bool:

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeVar
 
-from pbft.core import checkpoint
-from pbft.core.amnesia import REJOIN_INTERVAL_US
+from pbft.core import amnesia, checkpoint
 from pbft.core.effects import Answer, DecidedRecord, EventName, Persist
 from pbft.core.log import Slot
 from pbft.core.ports import Room
@@ -156,9 +155,8 @@ def _execute_rejoin(core: Core, sequence: int, replica: ReplicaId, incarnation: 
     known = records.get(_rejoin_key(replica))
     if known is not None:
         last, last_sequence, last_time_us = _REJOIN.unpack(known[1])
-        constants = core.genesis.constants
-        closed = sequence > last_sequence + constants.window + constants.checkpoint_interval
-        late = core.agreed_time_us >= last_time_us + REJOIN_INTERVAL_US
+        closed = sequence > amnesia.last_of(core, last_sequence)
+        late = core.agreed_time_us >= last_time_us + amnesia.REJOIN_INTERVAL_US
         if not (incarnation > last and closed and late):
             return b"refused"
     value = _REJOIN.pack(incarnation, sequence, core.agreed_time_us)

@@ -452,6 +452,22 @@ def test_a_rejoin_that_is_refused_is_tried_again_with_a_new_incarnation() -> Non
     assert cluster.agree()
 
 
+def test_who_loses_its_votes_again_in_an_idle_cluster_rejoins_again() -> None:
+    """Nobody asks for anything that would bring the cluster past the first rejoin."""
+    interval = 16
+    cluster = Cluster(4, with_forge=Forge(interval=interval, window=2 * interval))
+    cluster.run(interval - 1)
+    for sequence in (interval, 4 * interval + 1):
+        lose_disk(cluster, 2)
+        cluster.advance(90 * SECOND)
+        assert cluster[2].core.rejoining is None
+        assert cluster[0].core.rejoins[2] >= sequence
+    assert cluster.agree()
+    before = cluster.executed()
+    cluster.advance(90 * SECOND)
+    assert cluster.executed() == before, "idle again"
+
+
 def test_a_primary_that_ignores_an_open_rejoin_is_replaced() -> None:
     """An open rejoin counts as a pending request for the timers."""
     solo = Solo()
