@@ -239,7 +239,7 @@ def on_new_view(core: Core, new_view: Authenticated[NewView]) -> None:
     plan = verify_new_view(
         message, core.genesis, core.verifier, {} if decided else core.incarnations
     )
-    if _is_refuted(core, message.view, plan):
+    if _is_refuted(core, 0 if decided else message.view, plan):
         core.reject("new_view", Reason.DIGEST_CONFLICT, new_view.signer)
         return
     for signed in message.view_changes:
@@ -261,7 +261,9 @@ def _remember_highest(core: Core, view: View, signed: Signed) -> None:
 def _is_refuted(core: Core, view: View, plan: NewViewPlan) -> bool:
     """Whether O says something else than what was decided in this view, or in a later one. Such a
     new-view is not the one that q replicas entered, though it may be valid: its author signed two,
-    or the view was left. What was decided in an earlier view, O cannot contradict (`repropose`)."""
+    or the view was left. What was decided in an earlier view, O cannot contradict (`repropose`),
+    unless void view-changes were let in, which may lack it: then no decision may be contradicted.
+    """
     for slot in core.log:
         offset = slot.sequence - plan.min_sequence - 1
         decision = slot.decision

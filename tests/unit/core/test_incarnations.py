@@ -3,8 +3,10 @@
 import pytest
 
 from pbft.core import suspicion
+from pbft.core.effects import Halt
 from pbft.core.new_view import verify_new_view
 from pbft.core.view_change import check_view_change
+from pbft.crypto.digest import batch_digest
 from pbft.errors import Reason, Rejected
 from pbft.messages import NewView, Signed, ViewChange
 from tests.harness.core_cluster import SECOND
@@ -105,6 +107,24 @@ def test_a_decision_of_the_view_itself_lets_a_laggard_in(rejoined: Solo) -> None
     rejoined.cluster.tell(1, committed, sender=3)
     rejoined.cluster.tell(1, void_new_view(rejoined))
     assert rejoined.node.core.entered_view == 3
+
+
+def test_a_void_view_change_that_lacks_what_was_decided_since_halts_nobody() -> None:
+    """Replica 2 voted for it after it had rejoined, in an earlier view than that for which it had
+    signed before; the primary of that view signs a second new-view, of which the old view-change
+    is a part."""
+    solo = Solo(4, me=1)
+    world, liar = solo.forge, 3
+    solo.cluster.tell(1, world.committed(1, world.batch(world.rejoin(2, 77))), sender=0)
+    solo.cluster.tell(1, world.committed(2, solo.batch(2), signers=(0, 2, liar)), sender=0)
+    solo.cluster.tell(1, world.committed(4, solo.batch(4), view=3), sender=0)
+    assert solo.node.core.executed == 2
+    proof = world.proof(3, batch_digest(solo.batch(3)))
+    changes = [*world.view_changes(3, (1, 2)), world.view_change(liar, 3, [proof])]
+    solo.cluster.tell(1, world.new_view(3, changes))
+    assert not any(isinstance(effect, Halt) for effect in solo.node.effects)
+    assert solo.rejected(Reason.DIGEST_CONFLICT) == 1
+    assert solo.node.core.entered_view == 0
 
 
 def test_a_view_change_of_the_present_incarnation_stays() -> None:
