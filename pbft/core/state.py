@@ -151,6 +151,8 @@ class Transfer:
     """What it weighs beside that to look for any part of them."""
     asked_us: Micros = 0
     """When leaves were last asked for."""
+    takes_any: bool = False
+    """Nobody had a state that was worth fetching: any above the own one will do."""
     installing: bool = False
 
 

@@ -56,10 +56,13 @@ def least_useful(core: Core) -> SequenceNumber:
     """The lowest checkpoint that is worth fetching.
 
     Not h itself: it moves on while the sources are still making their state there durable. What
-    they decided above a snapshot that they pin, they push; so one window below h will do.
+    they decided above a snapshot that they pin, they push; so one window below h will do, and where
+    nobody has that, for its disk is slower than execution, any state above the own one.
     """
     if core.diverged:
         return core.low_water_mark
+    if core.transfer is not None and core.transfer.takes_any:
+        return core.executed + 1
     return max(core.executed + 1, core.low_water_mark - core.genesis.constants.window)
 
 
@@ -309,7 +312,9 @@ def _replace_stalled(core: Core, transfer: Transfer) -> None:
 
 
 def _forgive(core: Core, transfer: Transfer) -> None:
-    """The others do not answer, so whoever stalled is asked again; liars only when all lied."""
+    """The others do not answer, so whoever stalled is asked again, and for less; liars only when
+    all lied."""
+    transfer.takes_any = True
     transfer.stalled.clear()
     if len(transfer.demoted) == core.thresholds.replicas - 1:
         transfer.demoted.clear()

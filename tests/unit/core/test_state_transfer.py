@@ -17,7 +17,7 @@ from pbft.messages import (
     StateRequest,
 )
 from tests.harness.core_cluster import SECOND, Cluster
-from tests.harness.core_forge import INTERVAL
+from tests.harness.core_forge import INTERVAL, WINDOW
 from tests.harness.core_solo import Solo
 from tests.harness.core_transfer import FAR, Tamper, Target, answer_to
 
@@ -59,15 +59,16 @@ def test_it_ends_under_load() -> None:
     assert len(cluster[late].journal) == FAR + 40
 
 
-def test_it_ends_though_what_is_durable_is_far_below_h() -> None:
+@pytest.mark.parametrize("ahead", [WINDOW, 3 * WINDOW])
+def test_it_ends_though_what_is_durable_is_far_below_h(ahead: int) -> None:
     """Of sources whose disks are slow: what they decided above the state that they pin was below
     h - K before it was pinned."""
     cluster, late = lagging(count=INTERVAL)
     cluster.isolate(late)
     for node in cluster.up[:late]:
         node.holds_merges = True
-    cluster.run(2 * INTERVAL, first=INTERVAL + 1)
-    assert [node.core.low_water_mark for node in cluster.up[:late]] == [3 * INTERVAL] * late
+    cluster.run(ahead, first=INTERVAL + 1)
+    assert [node.core.low_water_mark for node in cluster.up[:late]] == [INTERVAL + ahead] * late
     cluster.drop(None)
     cluster.advance(5 * SECOND)
     assert cluster[0].core.state.durable_sequence == INTERVAL
