@@ -20,7 +20,7 @@ from pbft.core.ports import Records
 from pbft.crypto.digest import behind_lengths, results_digest
 from pbft.limits import ProtocolLimits
 from pbft.messages import Authenticated, Outcome, Reply, Request
-from pbft.types import ClientKey, Digest, Micros, SequenceNumber
+from pbft.types import UINT64_MAX, ClientKey, Digest, Micros, SequenceNumber
 
 _HEADER = struct.Struct(">QQQQI")
 _LIVE = struct.Struct(">QQ")
@@ -34,10 +34,30 @@ COUNT_KEY = b"\x00clients"
 
 @dataclass(slots=True)
 class Session:
-    """One live session: numbers at or below `acknowledged` are settled, `executed` are above it."""
+    """One live session: numbers at or below `acknowledged` are settled."""
 
     acknowledged: int = 0
-    executed: dict[int, Reply] = field(default_factory=dict)
+    executed: int = 0
+    """Bit k: the number `acknowledged` + 1 + k was executed. No request is admitted whose number is
+    more than W above, so a session is small whatever its client never acknowledges."""
+
+    def has_executed(self, number: int) -> bool:
+        """Whether a number was executed and is not settled yet."""
+        above = number - self.acknowledged - 1
+        return above >= 0 and bool(self.executed >> above & 1)
+
+    def add(self, number: int) -> None:
+        """A number above `acknowledged` was executed."""
+        self.executed |= 1 << number - self.acknowledged - 1
+
+    def settle(self, acknowledged: int) -> list[int]:
+        """Raises `acknowledged`; returns the executed numbers that are settled by that."""
+        first, raised = self.acknowledged + 1, acknowledged - self.acknowledged
+        numbers = range(first, first + min(raised, self.executed.bit_length()))
+        settled = [number for number in numbers if self.has_executed(number)]
+        self.executed >>= raised
+        self.acknowledged = acknowledged
+        return settled
 
 
 @dataclass(slots=True)
@@ -106,6 +126,12 @@ def decode_reply(session: int, number: int, value: bytes) -> Reply:
     )
 
 
+def _cached_bytes(value: bytes) -> int:
+    """Of results in an encoded reply."""
+    count: int = _REPLY.unpack_from(value)[-1]
+    return len(value) - _REPLY.size - count * _LENGTH.size
+
+
 class SessionTable:
     """Decides requests at execution. Everything here is deterministic and the same on every
     replica."""
@@ -133,7 +159,7 @@ class SessionTable:
     def cached_reply(self, request: Request) -> Reply | None:
         """The reply of this (client, session, number) if it was executed and is not yet settled."""
         session = self._peek(request.client).live.get(request.session)
-        return None if session is None else session.executed.get(request.number)
+        return None if session is None else self._reply(session, request)
 
     def conflict(self, request: Authenticated[Request], known: Reply) -> Reply:
         """The reply to another request than the one that was executed under its number: the same
@@ -146,7 +172,7 @@ class SessionTable:
         session = self._peek(request.client).live.get(request.session)
         if session is None:
             return False
-        return request.number <= session.acknowledged or request.number in session.executed
+        return request.number <= session.acknowledged or session.has_executed(request.number)
 
     def is_expired(self, request: Request) -> bool:
         """Whether the request's session is closed."""
@@ -176,7 +202,7 @@ class SessionTable:
         if message.number <= session.acknowledged:
             self._save(message.client, client)
             return False, None
-        known = session.executed.get(message.number)
+        known = self._reply(session, message)
         if known is not None:
             self._save(message.client, client)
             if known.request_digest == request.digest:
@@ -209,7 +235,7 @@ class SessionTable:
             )
             size = 0
         client.cached_bytes += size
-        session.executed[message.number] = kept
+        session.add(message.number)
         self._records.put(
             _number_key(message.client, message.session, message.number), 0, encode_reply(kept)
         )
@@ -233,6 +259,20 @@ class SessionTable:
         self._save(message.client, client)
 
     # Inside.
+
+    def _reply(self, session: Session, request: Request) -> Reply | None:
+        """The reply of a number that was executed and is not settled; not kept as an object,
+        because a client may have thousands that it never acknowledges."""
+        number = request.number
+        if not session.has_executed(number):
+            return None
+        stored = self._stored(request.client, request.session, number)
+        return decode_reply(request.session, number, stored)
+
+    def _stored(self, key: ClientKey, session: int, number: int) -> bytes:
+        record = self._records.get(_number_key(key, session, number))
+        assert record is not None
+        return record[1]
 
     def _plain(
         self,
@@ -290,23 +330,20 @@ class SessionTable:
         return True
 
     def _acknowledge(self, message: Request, client: ClientSessions, session: Session) -> None:
-        if message.acknowledged <= session.acknowledged:
-            return
-        session.acknowledged = message.acknowledged
-        settled = [number for number in session.executed if number <= message.acknowledged]
-        self._drop_numbers(message.client, client, message.session, settled)
+        if message.acknowledged > session.acknowledged:
+            settled = session.settle(message.acknowledged)
+            self._drop_numbers(message.client, client, message.session, settled)
 
     def _drop_numbers(
         self, key: ClientKey, client: ClientSessions, session: int, numbers: list[int]
     ) -> None:
-        executed = client.live[session].executed
         for number in numbers:
-            client.cached_bytes -= sum(map(len, executed.pop(number).results or ()))
+            client.cached_bytes -= _cached_bytes(self._stored(key, session, number))
             self._records.delete(_number_key(key, session, number), 0)
 
     def _drop_session(self, key: ClientKey, client: ClientSessions, session: int) -> None:
-        self._drop_numbers(key, client, session, list(client.live[session].executed))
-        del client.live[session]
+        numbers = client.live.pop(session).settle(UINT64_MAX)
+        self._drop_numbers(key, client, session, numbers)
 
     def _raise_floor(self, key: ClientKey, client: ClientSessions, floor: int) -> None:
         client.floor = floor
@@ -365,9 +402,8 @@ class SessionTable:
             session, acknowledged = _LIVE.unpack_from(value, _HEADER.size + index * _LIVE.size)
             client.live[session] = live = Session(acknowledged)
             start, end = _number_key(key, session, 0), _session_key(key, session) + b"\xff" * 9
-            for record, _, stored in self._records.scan(start, end):
-                number = _U64.unpack_from(record, len(key) + _U64.size)[0]
-                live.executed[number] = decode_reply(session, number, stored)
+            for record, _, _ in self._records.scan(start, end):
+                live.add(_U64.unpack_from(record, len(key) + _U64.size)[0])
         return client
 
     def _save(self, key: ClientKey, client: ClientSessions) -> None:

@@ -1,5 +1,6 @@
 """The session table: every rule of protocol.md section 4, decided at execution."""
 
+import gc
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -383,3 +384,21 @@ def test_a_table_loaded_from_the_records_decides_the_same(
         assert replies[0] == replies[1]
         assert living.records.items() == reloaded.records.items()
     assert len(set(living.executed)) == len(living.executed)
+
+
+def test_who_acknowledges_nothing_takes_hardly_any_memory_beside_the_records() -> None:
+    """All that a client may leave open, in as many sessions as it may have: the records are on
+    disk, and what is kept of them as objects is a bit each."""
+    world = World()
+    numbers = world.limits.requests_in_flight
+    kept = gc_count(Reply)
+    for session in range(1, world.limits.sessions_per_client + 1):
+        for number in range(1, numbers + 1):
+            world.ask(session, number)
+    assert gc_count(Reply) == kept
+    assert world.outcome(1, numbers) is Outcome.RESULT_FORGOTTEN
+    assert len(world.executed) == numbers * world.limits.sessions_per_client
+
+
+def gc_count(kind: type) -> int:
+    return sum(isinstance(it, kind) for it in gc.get_objects())
