@@ -125,8 +125,15 @@ def digests_wanted(core: Core, slot: Slot) -> list[bytes]:
 
 
 def corrected_clock_us(core: Core) -> int:
-    """My clock moved to the median of the clocks that my peers told in their statuses, and mine."""
-    return core.now.wall_us + median_low([0, *core.clock_offsets_us.values()])
+    """My clock moved to the median of the clocks that my peers told in their statuses, and mine.
+
+    Who told nothing yet counts as agreeing with me: the first f to speak may be liars, and are no
+    majority of those who will.
+    """
+    offsets = core.clock_offsets_us
+    return core.now.wall_us + median_low(
+        [offsets.get(replica, 0) for replica in range(core.thresholds.replicas)]
+    )
 
 
 def is_ahead(core: Core, batch: VerifiedBatch) -> bool:

@@ -122,7 +122,7 @@ def test_batches_of_a_new_view_and_decided_ones_bypass_the_clock() -> None:
 
 @pytest.mark.parametrize(
     ("offsets", "expected"),
-    [((), 0), ((40,), 0), ((40, 60), 40), ((40, 60, 80), 40), ((-40, -60), -40), ((-9, 10**9), 0)],
+    [((), 0), ((40,), 0), ((40, 60), 0), ((40, 60, 80), 40), ((-40, -60), -40), ((-9, 10**9), 0)],
 )
 def test_the_clock_is_corrected_to_the_median_of_all(
     offsets: tuple[int, ...], expected: int
@@ -133,6 +133,20 @@ def test_the_clock_is_corrected_to_the_median_of_all(
     for peer, offset in zip((0, 2, 3), offsets, strict=False):
         solo.cluster.tell(1, solo.forge.status(peer, clock_us=wall_us + offset))
     assert corrected_clock_us(solo.node.core) - wall_us == expected
+
+
+@pytest.mark.parametrize("n", [4, 7])
+def test_liars_that_speak_first_do_not_set_the_clock(n: int) -> None:
+    """At a start, or as long as honest statuses are lost, the f liars may be all that is known."""
+    solo = Solo(n)
+    hour_us = 3600 * SECOND
+    for offset in (hour_us, -hour_us):
+        solo.cluster.advance(SECOND)
+        wall_us = solo.node.now().wall_us
+        for liar in solo.others[: solo.thresholds.faulty]:
+            solo.cluster.tell(1, solo.forge.status(liar, clock_us=wall_us + offset))
+        assert len(solo.node.core.clock_offsets_us) == solo.thresholds.faulty
+        assert corrected_clock_us(solo.node.core) == wall_us
 
 
 def test_requests_expire_by_agreed_time() -> None:
