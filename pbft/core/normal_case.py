@@ -91,13 +91,15 @@ def _consider(
         core.accuse("pre_prepare", vote.sequence, vote.view, known.signed, pre_prepare.signed)
         core.reject("pre_prepare", Reason.DIGEST_CONFLICT, pre_prepare.signer)
         return
-    if slot.waiting is None:
+    is_first = slot.waiting is None
+    if is_first:
         slot.waiting_since_us = core.now.monotonic_us
     slot.waiting = pre_prepare
     if batch is not None and vote.sequence <= core.high_water_mark:
         slot.add_body(batch, core.settings.limits.bodies_per_slot)
-    elif batch is None:
-        # Its body is asked for at once.
+    elif batch is None and is_first:
+        # Its body is asked for at once, and from then on as often as anything that is missing: a
+        # status goes to all, so a primary that repeats itself must not be able to order more.
         core.status_due_us = core.now.monotonic_us
     core.dirty.add(slot.sequence)
 

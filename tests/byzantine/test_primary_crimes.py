@@ -7,7 +7,7 @@ import pytest
 from pbft.core.effects import EventName
 from pbft.crypto.digest import batch_digest
 from pbft.errors import Reason
-from pbft.messages import BatchBytes, Prepare, Proposal, Signed
+from pbft.messages import BatchBytes, Prepare, Proposal, Signed, Status
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_forge import INTERVAL, WINDOW, Forge
 from tests.harness.core_solo import Solo
@@ -183,6 +183,19 @@ def test_p9_without_any_body_nothing_is_prepared_and_the_view_changes() -> None:
     assert not any(vote.digest == digest for node in cluster.up for vote in node.sent(Prepare))
     assert cluster.views() == {1}
     assert cluster[3].journal == [b"0.1.1"]
+
+
+def test_p9_a_pre_prepare_without_a_body_again_and_again_calls_for_one_status() -> None:
+    """A status is signed and goes to all: repeating a hundred bytes must not make more of them."""
+    solo = Solo()
+    solo.cluster.advance(SECOND)
+    before = len(solo.node.sent(Status))
+    pre_prepare = solo.forge.pre_prepare(1, batch_digest(solo.batch(1)))
+    for _ in range(500):
+        solo.cluster.advance(100)
+        solo.cluster.tell(1, pre_prepare)
+    assert len(solo.node.sent(Status)) == before + 1
+    assert solo.node.sent(Status)[-1].missing == (batch_digest(solo.batch(1)),)
 
 
 def test_p10_empty_batches_end_at_the_window_and_starve_no_timer() -> None:
