@@ -7,7 +7,7 @@ check is cheap to check twice, and because they must not rely on their caller.
 from typing import TypeAlias
 
 from pbft.codec import decode_message
-from pbft.core import checkpoint, normal_case, state_transfer, status, view_change
+from pbft.core import checkpoint, normal_case, request, state_transfer, status, view_change
 from pbft.core.state import Core
 from pbft.crypto.digest import batch_digest
 from pbft.errors import Reason
@@ -20,6 +20,7 @@ from pbft.messages import (
     Prepare,
     PrePrepare,
     Proposal,
+    Request,
     StableCertificate,
     StateLeaves,
     StateRequest,
@@ -48,6 +49,8 @@ def relevance(core: Core, sender: ReplicaId, message: Candidate) -> Reason | Non
             return view_change.check_view_change(core, message, sender)
         case NewView():
             return view_change.check_new_view(core, message, sender)
+        case Request():
+            return request.check_forwarded(core, message, sender)
         case Status():
             return status.check_status(core, sender)
         case Proposal():

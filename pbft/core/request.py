@@ -34,14 +34,21 @@ def on_submit(core: Core, request: Authenticated[Request], full_results: bool) -
         core.emit(Send(core.primary, request.signed))
 
 
+def check_forwarded(core: Core, message: Request, sender: ReplicaId) -> Reason | None:
+    """Whether a request that a peer passed on could matter; pure. A peer can replay without end
+    what clients really signed: that is not worth verifying again."""
+    if core.sessions.is_settled(message):
+        return Reason.SETTLED
+    if message in core.pool:
+        return Reason.DUPLICATE
+    return _check_expired(core, sender) if core.sessions.is_expired(message) else None
+
+
 def on_forwarded(core: Core, request: Authenticated[Request], sender: ReplicaId) -> None:
     """A request that a peer passed on: taken, and never passed on again."""
     message = request.message
-    if core.sessions.is_settled(message):
-        core.reject("request", Reason.SETTLED, sender)
-        return
     expired = core.sessions.is_expired(message)
-    reason = _check_expired(core, sender) if expired else None
+    reason = check_forwarded(core, message, sender)
     if reason is None:
         now_us = core.now.monotonic_us
         reason = core.pool.add(request, now_us, core.timeout_us, sender, only_reserved=expired)

@@ -136,6 +136,20 @@ def test_c6_a_request_to_the_backups_only_is_served_without_amplification() -> N
         assert len(forwarded) == 1
 
 
+def test_c6_what_is_pending_or_settled_is_not_verified_again_for_a_peer() -> None:
+    """A peer can replay all that clients ever signed, more than any memory of it holds."""
+    solo = Solo()
+    for number in range(1, 4):
+        solo.decide(number, solo.batch(number))
+    solo.node.receive(3, solo.forge.request(4))
+    assert solo.node.core.pool.count == 1
+    for number in range(1, 5):
+        solo.node.receive(3, replace(solo.forge.request(number), signature=bytes(64)))
+    assert solo.node.rejections["verifier", Reason.SETTLED] == 3
+    assert solo.node.rejections["verifier", Reason.DUPLICATE] == 1
+    assert solo.node.core.pool.count == 1
+
+
 def test_c8_oversized_requests_are_refused_before_their_signature() -> None:
     solo = Solo()
     limits = solo.forge.genesis.limits
