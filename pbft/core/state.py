@@ -136,6 +136,8 @@ class Transfer:
     """Of the state under transfer; None until a source's leaves matched a certificate."""
     sources: set[ReplicaId] = field(default_factory=set)
     """Peers that hold exactly that checkpoint."""
+    others: dict[ReplicaId, SequenceNumber] = field(default_factory=dict)
+    """Peers that hold another one, and which."""
     demoted: set[ReplicaId] = field(default_factory=set)
     """Peers that lied in this transfer; asked again only when no other is left."""
     stalled: set[ReplicaId] = field(default_factory=set)

@@ -159,13 +159,22 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
     if known is not None and known.sequence != certificate.sequence:
         # It answers the last of several requests, and so pins this checkpoint and no other.
         _take_back(core, transfer, sender)
-        if transfer.sources:
+        transfer.others[sender] = certificate.sequence
+        holders = {p for p, held in transfer.others.items() if held == certificate.sequence}
+        if len(holders) <= len(transfer.sources):
             _assign(core, transfer)
             return
+        # More peers hold this one. A liar that answers first, with a checkpoint that nobody else
+        # holds, would be the only source of it, and as slow as it dared.
+        for peer in sorted(transfer.sources):
+            _take_back(core, transfer, peer)
+            transfer.stalled.add(peer)
         transfer = core.transfer = _another_round(transfer)
+        transfer.sources = holders
     if transfer.certificate is None:
         differing = core.state.stage(leaves.leaves, certificate.digest)
         if differing is None:
+            transfer.sources.clear()
             transfer.demoted.add(sender)
             core.reject("state_leaves", Reason.BAD_SNAPSHOT, sender)
             return
@@ -174,6 +183,7 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
         transfer.sizes = tuple(leaf.size for leaf in leaves.leaves)
         transfer.walk_bytes = _walk_bytes(leaves.leaves)
     transfer.sources.add(sender)
+    transfer.others.pop(sender, None)
     told = transfer.sources | transfer.demoted | transfer.stalled
     _assign(core, transfer, expected=core.thresholds.replicas - 1 - len(told))
 

@@ -281,6 +281,41 @@ def test_a_source_that_stalled_does_not_decide_what_is_fetched() -> None:
     assert not target.solo.rejected(Reason.BAD_SNAPSHOT)
 
 
+def test_a_checkpoint_that_only_the_first_source_holds_is_left_for_what_more_hold() -> None:
+    """T3: such a source may be as slow as a source may be, and nobody else could take its share."""
+    target = Target()
+    target.tell_leaves(1)
+    target.donor.run(INTERVAL, first=FAR + 1)
+    target.tell_leaves(0)
+    assert target.transfer.sources == {1}, "one against one: no reason to begin again"
+    target.tell_leaves(2)
+    assert target.transfer.sources == {0, 2}
+    assert set(target.transfer.fetching) == {0, 2}
+    assert target.transfer.stalled == {1}
+    for peer in (0, 2):
+        target.node.receive(peer, answer_to(target, target.requests(peer)[-1]))
+    target.expect_state()
+    assert target.node.core.executed == FAR + INTERVAL
+
+
+def test_a_lie_that_more_sources_tell_is_worth_no_more() -> None:
+    target = Target()
+    target.tell_leaves(1)
+    target.donor.run(INTERVAL, first=FAR + 1)
+    target.tell_leaves(0)
+    snapshot = target.snapshot()
+    leaf, *rest = snapshot.leaves()
+    wrong = StateLeaves(
+        StableCertificate(snapshot.certificate), (replace(leaf, count=leaf.count + 1), *rest)
+    )
+    target.node.receive(2, wrong)
+    assert target.transfer.demoted == {2}
+    assert not target.transfer.sources
+    target.solo.cluster.advance(2 * SECOND)
+    serve_all(target)
+    target.expect_state()
+
+
 def test_a_source_that_lied_does_not_decide_what_is_fetched() -> None:
     target = Target()
     target.serve(1, POISONS["a record missing"])
