@@ -90,3 +90,13 @@ def answer_to(target: Target, request: StateRequest) -> StateChunk:
     """What an honest source says to a request for records."""
     chunk = target.snapshot().chunk(request.buckets, request.cursor)
     return replace(chunk, number=request.number)
+
+
+def serve_all(target: Target, **tampers: Tamper) -> None:
+    """Every source answers in turn; `peer1=...` tampers with what source 1 says."""
+    for _ in range(8):
+        for peer in (1, 0, 2):
+            target.serve(peer, tampers.get(f"peer{peer}"))
+        target.solo.cluster.advance(SECOND)
+        if target.is_done:
+            return

@@ -19,7 +19,7 @@ from pbft.messages import (
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_forge import INTERVAL, WINDOW
 from tests.harness.core_solo import Solo
-from tests.harness.core_transfer import FAR, Tamper, Target, answer_to
+from tests.harness.core_transfer import FAR, Tamper, Target, answer_to, serve_all
 
 
 def lagging(n: int = 4, count: int = FAR, live: int = 3) -> tuple[Cluster, int]:
@@ -151,16 +151,6 @@ def test_nobody_is_asked_for_leaves_while_a_source_delivers() -> None:
     assert len(target.requests(1)) == before
 
 
-def serve_all(target: Target, **tampers: Tamper) -> None:
-    """Every source answers in turn; `peer1=...` tampers with what source 1 says."""
-    for _ in range(8):
-        for peer in (1, 0, 2):
-            target.serve(peer, tampers.get(f"peer{peer}"))
-        target.solo.cluster.advance(SECOND)
-        if target.is_done:
-            return
-
-
 def test_one_source_is_enough() -> None:
     target = Target()
     for _ in range(5):
@@ -264,54 +254,6 @@ def test_a_source_that_drips_is_replaced() -> None:
         chunk = StateChunk(target.snapshot().sequence, (), bytes([1, step]), number)
         target.node.receive(1, chunk)
     assert len([r for r in target.requests(1) if r.sequence]) < 10
-    serve_all(target)
-    target.expect_state()
-
-
-def test_a_source_that_stalled_does_not_decide_what_is_fetched() -> None:
-    """A liar that always answers first must not win the race for ever."""
-    target = Target()
-    target.serve(1, most=1)
-    target.solo.cluster.advance(SECOND)
-    target.tell_leaves(1)
-    assert target.solo.rejected(Reason.UNWANTED) == 1
-    assert not target.transfer.sources
-    serve_all(target, peer1=lambda a: replace(a, records=()) if isinstance(a, StateChunk) else a)
-    target.expect_state()
-    assert not target.solo.rejected(Reason.BAD_SNAPSHOT)
-
-
-def test_a_checkpoint_that_only_the_first_source_holds_is_left_for_what_more_hold() -> None:
-    """T3: such a source may be as slow as a source may be, and nobody else could take its share."""
-    target = Target()
-    target.tell_leaves(1)
-    target.donor.run(INTERVAL, first=FAR + 1)
-    target.tell_leaves(0)
-    assert target.transfer.sources == {1}, "one against one: no reason to begin again"
-    target.tell_leaves(2)
-    assert target.transfer.sources == {0, 2}
-    assert set(target.transfer.fetching) == {0, 2}
-    assert target.transfer.stalled == {1}
-    for peer in (0, 2):
-        target.node.receive(peer, answer_to(target, target.requests(peer)[-1]))
-    target.expect_state()
-    assert target.node.core.executed == FAR + INTERVAL
-
-
-def test_a_lie_that_more_sources_tell_is_worth_no_more() -> None:
-    target = Target()
-    target.tell_leaves(1)
-    target.donor.run(INTERVAL, first=FAR + 1)
-    target.tell_leaves(0)
-    snapshot = target.snapshot()
-    leaf, *rest = snapshot.leaves()
-    wrong = StateLeaves(
-        StableCertificate(snapshot.certificate), (replace(leaf, count=leaf.count + 1), *rest)
-    )
-    target.node.receive(2, wrong)
-    assert target.transfer.demoted == {2}
-    assert not target.transfer.sources
-    target.solo.cluster.advance(2 * SECOND)
     serve_all(target)
     target.expect_state()
 
