@@ -14,6 +14,7 @@ from typing import Generic, TypeAlias, TypeVar
 from pbft.limits import MIB
 from pbft.node.sealer import SealFailed, StateSealed
 from pbft.node.state_disk import DiskJobDone, DiskJobFailed
+from pbft.transport.api import ListenerEnded
 from pbft.types import ClientKey, ReplicaId
 
 PEER_SOURCE_BYTES = 8 * MIB
@@ -46,7 +47,16 @@ class LinkChanged:
     up: bool
 
 
-OwnEvent: TypeAlias = LinkChanged | StateSealed | SealFailed | DiskJobDone | DiskJobFailed
+@dataclass(frozen=True, slots=True)
+class ListenerLost:
+    """Nobody can connect any more."""
+
+    error: ListenerEnded
+
+
+OwnEvent: TypeAlias = (
+    LinkChanged | ListenerLost | StateSealed | SealFailed | DiskJobDone | DiskJobFailed
+)
 Origin = TypeVar("Origin", PeerOrigin, ClientOrigin)
 
 

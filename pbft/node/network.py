@@ -1,5 +1,6 @@
 """All streams of one replica: peers and clients in, peers and clients out."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from pbft.core.ports import Signer
@@ -7,9 +8,15 @@ from pbft.crypto.tls import TlsIdentity, server_name
 from pbft.errors import Reason
 from pbft.genesis import Genesis
 from pbft.node.event_log import EventLog
-from pbft.node.inbox import Inbox, LinkChanged
+from pbft.node.inbox import Inbox, LinkChanged, ListenerLost
 from pbft.node.metrics import Metrics
-from pbft.transport.api import ClientLimits, Direction, HelloVerifier, PeerLimits
+from pbft.transport.api import (
+    ClientLimits,
+    Direction,
+    HelloVerifier,
+    ListenerEnded,
+    PeerLimits,
+)
 from pbft.transport.gateway import Gateway
 from pbft.transport.peer_acceptor import PeerAcceptor
 from pbft.transport.peer_dialler import PeerDialler
@@ -63,11 +70,21 @@ class Network:
         self._gateway = Gateway(replica, genesis, verifier, self, client_limits)
         self._diallers: dict[ReplicaId, PeerDialler] = {}
         self._up: set[tuple[ReplicaId, Direction]] = set()
+        self._watches: list[asyncio.Task[None]] = []
 
     async def listen(self, peer_address: str, client_address: str) -> tuple[int, int]:
         """Listens for peers and clients; returns the two ports. Raises ConfigurationError."""
         peer_port = await self._acceptor.start(peer_address, self._identity)
-        return peer_port, await self._gateway.start(client_address, self._identity)
+        client_port = await self._gateway.start(client_address, self._identity)
+        for listener in (self._acceptor, self._gateway):
+            self._watches.append(asyncio.create_task(self._watch(listener), name="listener"))
+        return peer_port, client_port
+
+    async def _watch(self, listener: PeerAcceptor | Gateway) -> None:
+        try:
+            await listener.until_ended()
+        except ListenerEnded as error:
+            self._inbox.put_own(ListenerLost(error))
 
     def dial(self, peers: Mapping[ReplicaId, str]) -> None:
         """Begins to connect to the peers at these addresses."""
@@ -93,6 +110,7 @@ class Network:
         for dialler in self._diallers.values():
             await dialler.close()
         await self._acceptor.close()
+        await asyncio.gather(*self._watches)
 
     @property
     def peers_connected(self) -> list[ReplicaId]:

@@ -26,7 +26,14 @@ from pbft.faults.api import Behaviour
 from pbft.genesis import Genesis
 from pbft.messages import Authenticated, Inbound, PeerItem, ReadRequest, Request, Signed, Submit
 from pbft.node.event_log import EventLog
-from pbft.node.inbox import ClientOrigin, Inbox, LinkChanged, OwnEvent, PeerOrigin
+from pbft.node.inbox import (
+    ClientOrigin,
+    Inbox,
+    LinkChanged,
+    ListenerLost,
+    OwnEvent,
+    PeerOrigin,
+)
 from pbft.node.metrics import Metrics
 from pbft.node.outbox import Outbox
 from pbft.node.sealer import SealFailed, StateSealed
@@ -184,7 +191,7 @@ class Runtime:
     def _step_own(self, event: OwnEvent) -> list[Effect]:
         if isinstance(event, LinkChanged):
             return self._core.link(event.peer, event.up, self._clock())
-        if isinstance(event, SealFailed | DiskJobFailed):
+        if isinstance(event, SealFailed | DiskJobFailed | ListenerLost):
             raise event.error
         if isinstance(event, StateSealed):
             return self._core.sealed(event.sequence, event.digest, self._clock())

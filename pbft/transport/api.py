@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from pbft.errors import Reason
+from pbft.errors import PbftError, Reason
 from pbft.limits import MIB
 from pbft.messages import Role, Signed
 from pbft.types import ClientKey, ReplicaId
+
+
+class ListenerEnded(PbftError):
+    """A listener is gone that nobody stopped."""
 
 
 class Direction(Enum):

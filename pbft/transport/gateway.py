@@ -31,6 +31,7 @@ from pbft.transport.listener import (
     end,
     make_server,
     name_in_certificate,
+    until_ended,
 )
 from pbft.transport.send_queue import SendQueue
 from pbft.types import ClientKey, ReplicaId
@@ -110,6 +111,10 @@ class Gateway:
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
         return port
+
+    async def until_ended(self) -> None:
+        """See pbft.transport.listener.until_ended."""
+        await until_ended(self._server)
 
     async def close(self) -> None:
         """Ends every stream and stops listening."""

@@ -11,6 +11,7 @@ from grpc.aio._server import Server as AioServer
 
 from pbft.crypto.tls import TlsIdentity, sole_name
 from pbft.errors import ConfigurationError, Reason, Rejected
+from pbft.transport.api import ListenerEnded
 from pbft.transport.connections import cut
 from pbft.transport.grpc_options import Options
 
@@ -202,6 +203,15 @@ def make_server(service: str, method: str, handler: Handler, options: Options) -
         service, {method: grpc.stream_stream_rpc_method_handler(handler)}
     )
     return server
+
+
+async def until_ended(server: AioServer) -> None:
+    """Returns when a server that listens was stopped. Raises ListenerEnded if gRPC ended it of its
+    own accord: the process would live on, and nobody could reach it."""
+    try:
+        await server.wait_for_termination()
+    except Exception as error:
+        raise ListenerEnded(f"gRPC ended a listener: {error!r}") from error
 
 
 def name_in_certificate(context: Context) -> str | None:

@@ -23,6 +23,7 @@ from pbft.transport.listener import (
     end,
     make_server,
     name_in_certificate,
+    until_ended,
 )
 from pbft.types import ReplicaId
 
@@ -77,6 +78,10 @@ class PeerAcceptor:
         port = bind(self._server, address, identity)
         await self._server.start()
         return port
+
+    async def until_ended(self) -> None:
+        """See pbft.transport.listener.until_ended."""
+        await until_ended(self._server)
 
     async def close(self) -> None:
         """Ends every stream and stops listening."""

@@ -37,6 +37,8 @@ from pbft.node.replica_node import EXIT_DISK_FAILED, PUBLISH_SECONDS, ReplicaNod
 from pbft.storage import directory
 from pbft.storage.api import StorageFailed
 from pbft.storage.vote_log import LmdbVoteLog
+from pbft.transport import listener
+from pbft.transport.api import ListenerEnded
 from pbft.wire import kv_pb2
 from tests.unit.node.support import breathe, until
 from tests.unit.transport.support import (
@@ -51,6 +53,7 @@ from tests.unit.transport.support import (
 )
 
 import grpc  # isort: skip
+from grpc._cython import cygrpc  # isort: skip
 
 ALICE = CLIENT_KEYS[0]
 
@@ -376,5 +379,28 @@ def test_a_named_fault_acts_on_a_real_replica(tmp_path: Path) -> None:
             )
             # It votes for nobody: nothing was given to its streams.
             assert b'pbft_messages_total{direction="out"' not in body
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("service", ["Peer", "Gateway"])
+def test_a_listener_that_grpc_ends_ends_the_replica(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    """Whoever watches over the process starts it again; without a listener it would be of no use.
+    gRPC does so if it is asked for a method whose name is no UTF-8, which ours never tells it."""
+    monkeypatch.setattr(listener, "_KnownMethods", cygrpc.AioServer)
+
+    async def scenario() -> None:
+        async with running(configurations(tmp_path)[:1]) as nodes:
+            configuration = nodes[0].configuration
+            ports = {"Peer": configuration.peer_address, "Gateway": configuration.client_address}
+            async with grpc.aio.insecure_channel(str(ports[service])) as channel:
+                wrong = channel.stream_stream(b"/pbft.wire.Peer/\xff")()
+                with pytest.raises(grpc.RpcError):
+                    await wrong.read()
+                async with asyncio.timeout(30):
+                    with pytest.raises(ListenerEnded, match="gRPC ended a listener"):
+                        await nodes[0].task
 
     asyncio.run(scenario())
