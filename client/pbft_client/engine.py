@@ -123,7 +123,10 @@ class Engine:
             genesis.limits.operation_bytes, genesis.limits.request_bytes - REQUEST_OVERHEAD_BYTES
         )
         self._flush_scheduled = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
+        """When it is due, of the loop's time: uvloop's handle of one that is due at once does not
+        know."""
         self._closing: asyncio.Task[None] | None = None
         """What `close` began; from then on no more calls are taken."""
         self._stopped = False
@@ -297,9 +300,10 @@ class Engine:
             return
         at = self._loop.time() + max(0, next_us - now_us) / 1_000_000
         if self._timer is not None:
-            if self._timer.when() <= at:
+            if self._timer_at <= at:
                 return
             self._timer.cancel()
+        self._timer_at = at
         self._timer = self._loop.call_at(at, self._on_timer)
 
     def _on_timer(self) -> None:
