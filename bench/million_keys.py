@@ -176,7 +176,7 @@ async def measure(cluster: LocalCluster, options: argparse.Namespace) -> None:
         if options.check:
             assert watch.worst_seconds * 1e3 <= options.lag_ms_max
             assert seconds <= RESTART_SECONDS_MAX
-            assert idle_bytes <= MEMORY_RATIO_MAX * fresh_bytes
+            assert idle_bytes <= options.memory_ratio_max * fresh_bytes
 
 
 def main() -> None:
@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--lag-ms-max", type=float, default=LAG_MS_MAX)
+    parser.add_argument("--memory-ratio-max", type=float, default=MEMORY_RATIO_MAX)
     parser.add_argument("--check", action="store_true", help="fail if a bound does not hold")
     options = parser.parse_args()
     sizes = [options.keys // 100, options.keys // 10, options.keys]
