@@ -19,6 +19,7 @@ from pbft.core.effects import (
 from pbft.core.state import Mode
 from pbft.crypto.digest import batch_digest
 from pbft.errors import Rejected
+from pbft.limits import LocalLimits
 from pbft.messages import (
     Checkpoint,
     Commit,
@@ -425,8 +426,8 @@ def test_a_body_that_is_not_the_records_is_not_restored() -> None:
 
 def test_all_come_back_after_a_power_loss_while_merges_were_slow() -> None:
     """However far h is above what is durable, all that was decided in between is in the logs, and
-    perhaps nowhere else."""
-    cluster = Cluster(4)
+    perhaps nowhere else: what is kept for peers beside them is bounded."""
+    cluster = Cluster(4, limits=LocalLimits(tail_bytes=0))
     for node in cluster.up:
         node.holds_merges = True
     count = UNMERGED_WINDOWS_MAX * WINDOW
