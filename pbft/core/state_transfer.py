@@ -190,8 +190,13 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
 
 def _another_round(transfer: Transfer) -> Transfer:
     """Nobody holds that checkpoint any more: on with whatever is newest, but who lied or stalled
-    is known."""
-    return Transfer(demoted=transfer.demoted, stalled=transfer.stalled, asked_us=transfer.asked_us)
+    is known, and whether there is anything young enough."""
+    return Transfer(
+        demoted=transfer.demoted,
+        stalled=transfer.stalled,
+        asked_us=transfer.asked_us,
+        takes_any=transfer.takes_any,
+    )
 
 
 def _assign(core: Core, transfer: Transfer, expected: int = 0) -> None:

@@ -55,3 +55,18 @@ def test_a_lie_that_more_sources_tell_is_worth_no_more() -> None:
     target.solo.cluster.advance(2 * SECOND)
     serve_all(target)
     target.expect_state()
+
+
+def test_who_had_to_take_an_older_state_takes_it_in_the_next_round_too() -> None:
+    """Where no disk is quick enough for a younger one, a source that stalls makes none so."""
+    target = Target()
+    assert target.requests(0)[-1].at_least > target.node.core.executed + 1
+    target.solo.cluster.advance(3 * SECOND)
+    assert target.requests(0)[-1].at_least == target.node.core.executed + 1
+    target.tell_leaves(0)
+    assert target.transfer.sources == {0}
+    asked = len(target.requests(1))
+    target.solo.cluster.advance(5 * SECOND)
+    assert target.transfer.sources == set() and target.transfer.certificate is None
+    rounds = [request for request in target.requests(1)[asked:] if request.sequence == 0]
+    assert {request.at_least for request in rounds} == {target.node.core.executed + 1}
