@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from bench.local_cluster import in_cluster
-from pbft.cli.admin import admin_addresses, get
+from pbft.cli.admin import admin_addresses, read_samples, total
 from pbft.cli.bench import connect_all
 from pbft.cli.layout import BENCH_CLIENTS_START
 from pbft.cli.main_job import Scene as MainScene
@@ -168,22 +168,17 @@ class Scene:
         return max(one.executed or 0 for one in await self.observer.statuses())
 
     def _transfer(self) -> Transfer:
-        _, body = get(self._address, "/metrics")
-        lines = body.decode().splitlines()
-
-        def total(name: str, *labels: str) -> float:
-            found = (line for line in lines if all(label in line for label in labels))
-            values = (line.rsplit(" ", 1) for line in found)
-            return sum(float(one[1]) for one in values if one[0].split("{")[0] == name)
-
-        refused = "pbft_rejected_total", 'reason="bad_snapshot"'
-        lies = int(total(*refused, f'peer="{LIAR}"'))
+        samples = read_samples(self._address)
+        refused = [
+            int(total(samples, "pbft_rejected_total", reason="bad_snapshot", **of))
+            for of in ({}, {"peer": str(LIAR)})
+        ]
         return Transfer(
-            int(total("pbft_state_transfer_bytes_total")),
-            total("pbft_state_transfer_duration_seconds_sum"),
-            int(total("pbft_state_transfer_total", 'outcome="finished"')),
-            lies,
-            int(total(*refused)) - lies,
+            int(total(samples, "pbft_state_transfer_bytes_total")),
+            total(samples, "pbft_state_transfer_duration_seconds_sum"),
+            int(total(samples, "pbft_state_transfer_total", outcome="finished")),
+            lies=refused[1],
+            wronged=refused[0] - refused[1],
         )
 
     async def write_large(self, first: int, megabytes: int) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.catch_up import Load
 from bench.execution import seal
 from bench.local_cluster import in_cluster
-from pbft.cli.admin import admin_addresses, get
+from pbft.cli.admin import admin_addresses, read_samples, total
 from pbft.cli.bench import connect_all
 from pbft.cli.layout import BENCH_CLIENTS_START
 from pbft.cli.observer import Observer
@@ -117,12 +117,7 @@ class LagWatch:
 
     @staticmethod
     def _lag(address: str) -> float:
-        _, body = get(address, "/metrics")
-        return next(
-            float(line.rsplit(" ", 1)[1])
-            for line in body.decode().splitlines()
-            if line.startswith("pbft_event_loop_lag_seconds ")
-        )
+        return total(read_samples(address), "pbft_event_loop_lag_seconds")
 
 
 async def fill(client: Client, keys: int, writes: int) -> None:

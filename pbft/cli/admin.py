@@ -16,8 +16,10 @@ from pbft.cli.untrusted import number_of, parse_json, text_of, texts_of
 if TYPE_CHECKING:
     import socket
     import ssl
+    from collections.abc import Iterable
 
     from _typeshed import WriteableBuffer
+    from prometheus_client.samples import Sample
 
 ANSWER_SECONDS = 2.0
 COMMAND_SECONDS = 10.0
@@ -62,6 +64,25 @@ def get(address: str, path: str, timeout_seconds: float = ANSWER_SECONDS) -> tup
     """One HTTP GET: status code and body. Raises OSError if nobody answers as HTTP, within
     ANSWER_BYTES_MAX, in `timeout_seconds` for all of it."""
     return _request(address, "GET", path, timeout_seconds)
+
+
+def read_samples(address: str) -> "list[Sample]":
+    """All that a replica's metrics say now. Raises OSError as `get`, and for what are no
+    metrics."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    _, body = get(address, "/metrics")
+    try:
+        families = text_string_to_metric_families(body.decode())
+        return [sample for family in families for sample in family.samples]
+    except ValueError as error:
+        raise OSError(f"{address} answers with something else than metrics") from error
+
+
+def total(samples: "Iterable[Sample]", name: str, **labels: str) -> float:
+    """The sum of those with this name and these labels, whatever others they have."""
+    wanted = labels.items()
+    return sum(it.value for it in samples if it.name == name and wanted <= it.labels.items())
 
 
 def post(cluster_file: Path, replica: int, path: str, document: object) -> tuple[int, bytes]:

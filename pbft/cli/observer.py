@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pbft.cli.admin import ReplicaStatus, admin_addresses, fetch_statuses, get
+from pbft.cli.admin import (
+    ReplicaStatus,
+    admin_addresses,
+    fetch_statuses,
+    read_samples,
+    total,
+)
 from pbft.cli.failure import CommandFailed
 from pbft.quorum import Thresholds
 from pbft.types import ReplicaId, SequenceNumber, View
@@ -123,13 +129,7 @@ class Observer:
     def _metric(self, replica: ReplicaId, name: str, labels: Mapping[str, str]) -> int:
         """Sum of the samples of a metric that have these labels; 0 if the replica is silent."""
         try:
-            _, body = get(self._addresses[replica], "/metrics")
+            samples = read_samples(self._addresses[replica])
         except OSError:
             return 0
-        wanted = [f'{label}="{value}"' for label, value in labels.items()]
-        samples = (line.rsplit(" ", 1) for line in body.decode().splitlines())
-        return sum(
-            int(float(sample[1]))
-            for sample in samples
-            if sample[0].startswith(name + "{") and all(pair in sample[0] for pair in wanted)
-        )
+        return int(total(samples, name, **labels))

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
 from bench.local_cluster import in_cluster
-from pbft.cli.admin import admin_addresses, get
+from pbft.cli.admin import admin_addresses, read_samples, total
 from pbft.cli.supervisor import LocalCluster
 from pbft.limits import LocalLimits
 from pbft.transport.api import PeerLimits
@@ -43,16 +43,12 @@ class Queues:
         """Takes note; returns how many requests wait now at the replica that has most."""
         pending, self.dropped = 0, 0
         for address in self.addresses:
-            _, body = get(address, "/metrics")
-            for line in body.decode().splitlines():
-                name, _, value = line.rpartition(" ")
-                metric = name.split("{")[0]
-                if metric in self.peak:
-                    self.peak[metric] = max(self.peak[metric], int(float(value)))
-                if metric == PENDING:
-                    pending = max(pending, int(float(value)))
-                if metric == "pbft_rejected_total" and 'reason="queue_full"' in name:
-                    self.dropped += int(float(value))
+            samples = read_samples(address)
+            for sample in samples:
+                if sample.name in self.peak:
+                    self.peak[sample.name] = max(self.peak[sample.name], int(sample.value))
+            pending = max(pending, int(total(samples, PENDING)))
+            self.dropped += int(total(samples, "pbft_rejected_total", reason="queue_full"))
         self.looks += 1
         return pending
 

@@ -24,9 +24,9 @@ def new_cluster(
     wrote is shown if the test failed."""
     clusters: list[LocalCluster] = []
 
-    def make(replicas: int = 4) -> LocalCluster:
+    def make(replicas: int = 4, *, insecure: bool = False) -> LocalCluster:
         directory = tmp_path / f"cluster{len(clusters)}"
-        create_testnet(directory, replicas, CLIENTS, initialise_storage=True)
+        create_testnet(directory, replicas, CLIENTS, initialise_storage=True, insecure=insecure)
         clusters.append(LocalCluster(directory))
         return clusters[-1]
 

@@ -2,34 +2,24 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
-import pytest
-
-from pbft.cli.admin import admin_addresses, get
+from pbft.cli.admin import admin_addresses, read_samples, total
 from pbft.cli.layout import Layout
 from pbft.cli.local import wait_until_serving
 from pbft.cli.process_table import ProcessState
 from pbft.cli.supervisor import LocalCluster
-from pbft.cli.testnet import create_testnet
-from pbft.codec import (
-    decode_challenge,
-    decode_gateway_frame,
-    decode_gateway_item,
-    encode_client_frame,
-    encode_client_item,
-    encode_peer_frame,
-    encode_peer_item,
-)
+from pbft.codec import encode_client_frame, encode_client_item, encode_peer_frame
 from pbft.crypto.keys import load_key_pair
-from pbft.crypto.signing import ClientSigner, ReplicaSigner
 from pbft.genesis import parse_genesis
 from pbft.limits import MIB
-from pbft.messages import Consistency, GatewayChallenge, Hello, ReadRequest, Role
+from pbft.messages import Consistency, ReadRequest
 from pbft.node.config import load_configuration
+from tests.process.conftest import StartCluster
 from tests.process.helpers import pbft
-from tests.unit.transport.support import end_of, raw_stream
+from tests.unit.transport.support import client_hello, end_of, peer_hello, raw_stream
 
 import grpc  # isort: skip  (after the transport set its switches)
 
@@ -39,53 +29,10 @@ ROUNDS = 5
 GROWTH_BYTES_MAX = 64 * MIB
 """Of memory at its highest: one frame of 64 MiB, had it been received, is more."""
 
-Say = Callable[[grpc.aio.StreamStreamCall], Awaitable[None]]
+Hello = Callable[[grpc.aio.StreamStreamCall], Awaitable[object]]
 
 
-@pytest.fixture
-def plain(tmp_path: Path) -> Iterator[LocalCluster]:
-    """Three replicas without TLS; the fourth is played by the test."""
-    directory = tmp_path / "plain"
-    create_testnet(directory, 4, 4, initialise_storage=True, insecure=True)
-    cluster = LocalCluster(directory)
-    try:
-        for replica in set(cluster.replicas) - {LIAR}:
-            cluster.start(replica)
-        wait_until_serving(cluster)
-        yield cluster
-    finally:
-        for replica in cluster.replicas:
-            cluster.kill(replica)
-            print(f"--- replica {replica}:\n{cluster.log_tail(replica)}")
-
-
-def hello_of_peer(layout: Layout) -> Say:
-    cluster_id = parse_genesis(layout.genesis_file.read_bytes()).cluster_id
-    pair = load_key_pair(layout.replica_key_file(LIAR))
-
-    async def say(call: grpc.aio.StreamStreamCall) -> None:
-        nonce = decode_challenge(await call.read())
-        hello = ReplicaSigner(LIAR, pair, cluster_id).sign(Hello(Role.REPLICA, pair.public, nonce))
-        await call.write(encode_peer_frame([encode_peer_item(hello)]))
-
-    return say
-
-
-def hello_of_client(layout: Layout) -> Say:
-    cluster_id = parse_genesis(layout.genesis_file.read_bytes()).cluster_id
-    pair = load_key_pair(layout.client_key_file(CLIENT))
-
-    async def say(call: grpc.aio.StreamStreamCall) -> None:
-        challenge = decode_gateway_item(decode_gateway_frame(await call.read())[0])
-        assert isinstance(challenge, GatewayChallenge)
-        hello = Hello(Role.CLIENT, pair.public, challenge.nonce)
-        signed = ClientSigner(pair, cluster_id).sign(hello)
-        await call.write(encode_client_frame([encode_client_item(signed)]))
-
-    return say
-
-
-async def attack(port: int, service: str, hello: Say, good: bytes) -> None:
+async def attack(port: int, service: str, hello: Hello, good: bytes) -> None:
     """Zero-length, random and bit-flipped frames, and one of 64 MiB that ends the stream."""
     chance = random.Random(service)
     for _ in range(ROUNDS):
@@ -109,34 +56,41 @@ def peak_bytes(cluster: LocalCluster) -> int:
 
 def malformed(layout: Layout, peer: str) -> int:
     """Frames of this sender that were refused as such."""
-    _, body = get(admin_addresses(layout.cluster_file)[TARGET], "/metrics")
-    wanted = ('message="frame"', 'reason="malformed"', f'peer="{peer}"')
-    return sum(
-        int(float(line.rsplit(" ", 1)[1]))
-        for line in body.decode().splitlines()
-        if line.startswith("pbft_rejected_total{") and all(label in line for label in wanted)
-    )
+    samples = read_samples(admin_addresses(layout.cluster_file)[TARGET])
+    labels = {"message": "frame", "reason": "malformed", "peer": peer}
+    return int(total(samples, "pbft_rejected_total", **labels))
 
 
 def test_frames_of_64_mib_of_nothing_and_of_noise_take_no_memory_and_stop_nobody(
-    plain: LocalCluster,
+    new_cluster: StartCluster,
 ) -> None:
-    layout = plain.layout
+    """Three replicas without TLS; the fourth is played by the test."""
+    cluster = new_cluster(insecure=True)
+    honest = set(cluster.replicas) - {LIAR}
+    for replica in honest:
+        cluster.start(replica)
+    wait_until_serving(cluster)
+    layout = cluster.layout
     configuration = load_configuration(layout.configuration_file(TARGET), environment={})
+    genesis = parse_genesis(layout.genesis_file.read_bytes())
     read = encode_client_item(ReadRequest(1, (b"query",), Consistency.LINEARIZABLE, False))
 
     async def story() -> None:
         port = configuration.peer_address.port
-        await attack(port, "Peer", hello_of_peer(layout), encode_peer_frame([b"item"]))
+        key = load_key_pair(layout.replica_key_file(LIAR))
+        hello = partial(peer_hello, replica=LIAR, genesis=genesis, key=key)
+        await attack(port, "Peer", hello, encode_peer_frame([b"item"]))
         port = configuration.client_address.port
-        await attack(port, "Gateway", hello_of_client(layout), encode_client_frame([read]))
+        key = load_key_pair(layout.client_key_file(CLIENT))
+        hello = partial(client_hello, key=key, genesis=genesis)
+        await attack(port, "Gateway", hello, encode_client_frame([read]))
 
-    before = peak_bytes(plain)
+    before = peak_bytes(cluster)
     asyncio.run(story())
-    grown = peak_bytes(plain) - before
+    grown = peak_bytes(cluster) - before
     assert grown < GROWTH_BYTES_MAX, f"memory rose by {grown / MIB:.0f} MiB"
-    for replica in set(plain.replicas) - {LIAR}:
-        assert plain.state(replica) is not ProcessState.DOWN
+    for replica in honest:
+        assert cluster.state(replica) is not ProcessState.DOWN
     # No frame of noise decodes; a stream that is ended by the transport is not a rejection.
     assert malformed(layout, str(LIAR)) == malformed(layout, "client") == 5 * ROUNDS
     put = pbft("kv", "put", "still", "here", "--cluster", layout.cluster_file, "--timeout", "30")

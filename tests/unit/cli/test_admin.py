@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from pbft.cli.admin import ANSWER_BYTES_MAX, get
+from pbft.cli.admin import ANSWER_BYTES_MAX, get, read_samples, total
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
@@ -75,3 +75,22 @@ def test_an_answer_without_end_is_not_read_to_its_end() -> None:
         pytest.raises(ConnectionError, match=f"more than {ANSWER_BYTES_MAX} bytes"),
     ):
         get(address, "/status", 30)
+
+
+def test_samples_are_added_up_by_their_labels() -> None:
+    body = b'a_total{of="1",why="x"} 2.0\na_total{of="2",why="x"} 3.0\nab_total 9.0\n'
+    with answering([HEAD, b"Content-Length: %d\r\n\r\n" % len(body), body]) as address:
+        samples = read_samples(address)
+    assert total(samples, "a_total") == 5
+    assert total(samples, "a_total", of="2") == 3
+    assert total(samples, "a_total", of="3") == 0
+
+
+@pytest.mark.parametrize("body", [b"a_total{ 1\n", b"\xff"])
+def test_what_are_no_metrics_is_no_answer(body: bytes) -> None:
+    """A corrupt replica may say anything."""
+    with (
+        answering([HEAD, b"Content-Length: %d\r\n\r\n" % len(body), body]) as address,
+        pytest.raises(OSError, match="something else than metrics"),
+    ):
+        read_samples(address)

@@ -150,12 +150,16 @@ async def raw_stream(port: int, service: str) -> AsyncIterator[grpc.aio.StreamSt
 
 
 async def peer_hello(
-    call: grpc.aio.StreamStreamCall, replica: int = 0, genesis: Genesis = GENESIS
+    call: grpc.aio.StreamStreamCall,
+    replica: int = 0,
+    genesis: Genesis = GENESIS,
+    key: KeyPair | None = None,
 ) -> None:
-    """Answers the acceptor's challenge as a replica."""
+    """Answers the acceptor's challenge as a replica; `key` is its own in another genesis."""
     nonce = decode_challenge(await call.read())
-    hello = Hello(Role.REPLICA, REPLICA_KEYS[replica].public, nonce)
-    signed = replica_signer(replica, genesis).sign(hello)
+    key = key or REPLICA_KEYS[replica]
+    signer = ReplicaSigner(replica, key, genesis.cluster_id)
+    signed = signer.sign(Hello(Role.REPLICA, key.public, nonce))
     await call.write(encode_peer_frame([encode_peer_item(signed)]))
 
 
