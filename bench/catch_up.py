@@ -19,11 +19,9 @@ from bench.local_cluster import in_cluster
 from pbft.cli.admin import admin_addresses, read_samples, total
 from pbft.cli.bench import connect_all
 from pbft.cli.layout import BENCH_CLIENTS_START
-from pbft.cli.main_job import Scene as MainScene
 from pbft.cli.main_job import compare_states
 from pbft.cli.observer import Observer
 from pbft.cli.supervisor import LocalCluster
-from pbft.cli.traffic import Traffic
 from pbft.genesis import parse_genesis
 from pbft.limits import KIB, MIB, LocalLimits
 from pbft.storage.directory import create
@@ -226,11 +224,9 @@ async def measure(cluster: LocalCluster, options: argparse.Namespace) -> None:
 
 async def require_equal_states(scene: Scene) -> None:
     """What was fetched, whoever lied, is the state of the others."""
-    traffic = Traffic([scene.client])
-    sequence, digests = await compare_states(
-        MainScene(scene.cluster, scene.observer, traffic, scene.client)
-    )
-    assert len(digests) == len(scene.cluster.replicas) and len(set(digests)) == 1, digests
+    replicas = scene.cluster.replicas
+    sequence, digests = await compare_states(scene.observer, scene.client, replicas)
+    assert len(digests) == len(replicas) and len(set(digests)) == 1, digests
     print(f"all replicas hold the same state at sequence {sequence}", flush=True)
 
 

@@ -240,7 +240,8 @@ async def judge(scene: Scene) -> None:
             "yes" if violation is None else str(violation),
             violation is None,
         )
-    sequence, digests = await compare_states(scene)
+    replicas = scene.cluster.replicas
+    sequence, digests = await compare_states(scene.observer, scene.client, replicas)
     scene.tell(
         "all replicas hold the same state",
         f"at sequence {sequence}: {', '.join(sorted({digest[:12] for digest in digests}))}",
@@ -248,13 +249,15 @@ async def judge(scene: Scene) -> None:
     )
 
 
-async def compare_states(scene: Scene) -> tuple[int, list[str]]:
-    """Writes until the next checkpoint, which covers all the traffic, and compares it."""
-    reached = [one.executed or 0 for one in await scene.observer.statuses()]
-    goal = max(reached)
+async def compare_states(
+    observer: "Observer", client: "Client", replicas: Sequence[int]
+) -> tuple[int, list[str]]:
+    """Writes until the next checkpoint, which covers all that was executed; returns it and the
+    digest of each replica there. Raises CommandFailed if it does not come."""
+    goal = max(one.executed or 0 for one in await observer.statuses())
     for number in range(CHECKPOINT_WRITES_MAX):
-        result = await scene.client.put(ROUND_TRIP_KEY, str(number).encode())
-        marks = [one.state_digest_sequence or 0 for one in await scene.observer.statuses()]
+        result = await client.put(ROUND_TRIP_KEY, str(number).encode())
+        marks = [one.state_digest_sequence or 0 for one in await observer.statuses()]
         if min(marks) >= goal:
-            return await scene.observer.wait_for_checkpoint(goal, scene.cluster.replicas)
+            return await observer.wait_for_checkpoint(goal, replicas)
     raise CommandFailed(f"no checkpoint at or above {goal} by {result.execution.sequence}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from pbft.cli import main_job
 from pbft.cli.admin import admin_addresses, get
 from pbft.cli.bench import connect_all
 from pbft.cli.observer import Observer
@@ -27,7 +28,6 @@ HOST_CLIENT, CONTAINER_CLIENT = 200, 201
 WHILE_HURT_SECONDS = 4.0
 MEMORY_MEBIBYTES_MAX = 256
 LOG_BYTES_MAX = 2_000_000
-CHECKPOINT_WRITES_MAX = 1_000
 MEBIBYTES = {"KiB": 1 / 1024, "MiB": 1, "GiB": 1024}
 
 
@@ -228,13 +228,8 @@ async def down_and_up(scene: Scene) -> None:
 
 
 async def compare_states(scene: Scene) -> None:
-    """Writes until a checkpoint covers all the traffic; all replicas must hold the same state."""
-    goal = max(one.executed or 0 for one in await scene.observer.statuses())
-    for number in range(CHECKPOINT_WRITES_MAX):
-        await scene.measuring.put(b"compose/checkpoint", b"%d" % number)
-        if all((one.state_digest_sequence or 0) >= goal for one in await scene.observer.statuses()):
-            break
-    sequence, digests = await scene.observer.wait_for_checkpoint(goal, REPLICAS)
+    """All replicas must hold the same state."""
+    sequence, digests = await main_job.compare_states(scene.observer, scene.measuring, REPLICAS)
     assert len(digests) == len(REPLICAS) and len(set(digests)) == 1, (sequence, digests)
 
 

@@ -46,6 +46,7 @@ async def require_linearizable_and_equal(scene: Scene, operations_min: int) -> N
         print(f"not answered: {failure}")
     assert_linearizable(scene.traffic, operations_min)
     print("the history is linearizable: both checkers agree")
-    sequence, digests = await compare_states(scene)
-    assert len(digests) == len(scene.cluster.replicas) and len(set(digests)) == 1, digests
+    replicas = scene.cluster.replicas
+    sequence, digests = await compare_states(scene.observer, scene.client, replicas)
+    assert len(digests) == len(replicas) and len(set(digests)) == 1, digests
     print(f"all replicas hold the same state at sequence {sequence}: {digests[0]}")

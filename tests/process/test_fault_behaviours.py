@@ -21,7 +21,7 @@ from pbft.cli.demos.watching import Watch, WatchedClient
 from pbft.cli.fault import BEHAVIOURS
 from pbft.cli.layout import MAIN_JOB_CLIENTS
 from pbft.cli.local import wait_until_serving
-from pbft.cli.main_job import Scene, compare_states
+from pbft.cli.main_job import compare_states
 from pbft.cli.observer import Observer
 from pbft.cli.process_table import ProcessState
 from pbft.cli.supervisor import LocalCluster
@@ -366,10 +366,9 @@ def test_all_states_are_equal_in_the_end(shared: LocalCluster) -> None:
         observer = Observer(shared.layout.cluster_file)
         async with AsyncExitStack() as stack:
             measuring, client = await connect(stack, shared, 2)
-            async with Traffic([client]) as traffic:
+            async with Traffic([client]):
                 await asyncio.sleep(0.5)
-            scene = Scene(shared, observer, traffic, measuring)
-            _, digests = await compare_states(scene)
+            _, digests = await compare_states(observer, measuring, shared.replicas)
             assert len(digests) == 4 and len(set(digests)) == 1
 
     asyncio.run(story())

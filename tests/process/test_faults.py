@@ -19,8 +19,9 @@ NEXT_WRITE_SECONDS = 30.0
 
 async def states_are_equal(scene: Scene) -> bool:
     """Whether all replicas have the same state at the next checkpoint."""
-    _, digests = await compare_states(scene)
-    return len(digests) == len(scene.cluster.replicas) and len(set(digests)) == 1
+    replicas = scene.cluster.replicas
+    _, digests = await compare_states(scene.observer, scene.client, replicas)
+    return len(digests) == len(replicas) and len(set(digests)) == 1
 
 
 def test_a_killed_primary_is_replaced(cluster: LocalCluster) -> None:
