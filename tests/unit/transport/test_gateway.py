@@ -304,6 +304,38 @@ def test_who_is_dropped_and_still_does_not_read_loses_the_connection(half_closes
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("how", ["cancelled", "closed", "before its Hello"])
+def test_a_stream_that_ended_leaves_its_connection_to_the_next(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("pbft.transport.listener.END_SECONDS", 0.3)
+
+    async def scenario() -> None:
+        async with (
+            gateway(Sink()) as (listener, port),
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            first = channel.stream_stream("/pbft.wire.Gateway/Connect")()
+            if how == "before its Hello":
+                await first.read()
+            else:
+                await client_hello(first, ALICE)
+                await until(lambda: listener.streams == 1)
+            if how == "closed":
+                await first.done_writing()
+                assert await end_of(first) is grpc.StatusCode.OK
+            first.cancel()
+            await until(lambda: listener.streams == 0)
+            second = channel.stream_stream("/pbft.wire.Gateway/Connect")()
+            await client_hello(second, BOB)
+            await until(lambda: listener.streams == 1)
+            await asyncio.sleep(1.0)
+            assert listener.streams == 1 and not second.done()
+            second.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_answers_waiting_in_total_are_bounded_at_whoever_holds_most() -> None:
     async def scenario() -> None:
         sink = Sink()
