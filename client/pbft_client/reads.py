@@ -232,8 +232,7 @@ class Reads:
     def _asked(self, consistency: Consistency) -> int:
         """Questions of this kind under way: stale ones, which may fail for long, keep no
         linearizable one waiting."""
-        kinds = [inquiry.consistency for inquiry in self._under_way.values()]
-        return kinds.count(consistency)
+        return sum(it.consistency is consistency for it in self._under_way.values())
 
     def _needed(self, consistency: Consistency) -> int:
         if consistency is Consistency.STALE:

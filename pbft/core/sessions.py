@@ -6,9 +6,8 @@ Records of domain SESSIONS, all of version 0:
     client || session                   a closed session above the floor, or not swept yet
     client || session || number         an executed request above `acknowledged`, with its reply
 
-and `COUNT_KEY` with the number of clients and, under the prefix of CLOSED_KEY, nothing else. An
-object per client is a cache of its records: loaded when the client is first heard of, dropped when
-the state is replaced.
+and `COUNT_KEY` with the number of clients. An object per client is a cache of its records, replies
+excepted: loaded when the client is first heard of, dropped when the state is replaced.
 """
 
 import struct

@@ -52,8 +52,8 @@ ADVICE = (
     "and start again; it then rejoins by itself"
 )
 PUBLISH_SECONDS = 0.25
-"""How old the published status may get. To publish costs as much as a tenth of a call: twenty times
-a second it was a twentieth of a busy replica's time."""
+"""About how old the published status may get. To publish costs a tenth of a call: twenty times a
+second it was a twentieth of a busy replica's time."""
 
 
 class ReplicaNode:
