@@ -20,6 +20,7 @@ PYTEST_OPTIONS ?=
 DIR ?= .pbft
 SEEDS ?= 0..100
 REPLICAS ?= 4,5,6,7
+MUTANTS ?=
 
 .PHONY: help install run test lint types protos mutants lock sim bench bench-etcd chaos durability clean
 
@@ -31,7 +32,7 @@ help:
 	@echo "make bench-etcd the same against a three-node etcd, when etcd is installed"
 	@echo "make chaos      two minutes of kill -9 under load, history checked"
 	@echo "make durability kill -9 of all replicas at once, 50 times; lost and rolled-back disks"
-	@echo "make mutants    breaks the code line by line: the tests must notice each time"
+	@echo "make mutants    breaks the code line by line: the tests must notice (MUTANTS=NAMES)"
 	@echo "make protos     generates pbft/wire from proto/;  make lock: renews requirements.lock"
 
 install: $(INSTALLED)
@@ -76,7 +77,7 @@ lock:
 	@echo "requirements.lock holds $$(grep -c == requirements.lock) packages"
 
 mutants: $(INSTALLED)
-	$(BIN)/python -m tests.mutants.run
+	$(BIN)/python -m tests.mutants.run $(MUTANTS)
 
 sim: $(INSTALLED)
 	$(BIN)/pbft sim --seeds $(SEEDS) --replicas $(REPLICAS)

@@ -134,13 +134,19 @@ def main(names: Sequence[str]) -> int:
     print(f"without a mutant: {line}", flush=True)
     if code != PYTEST_PASSED:
         return 1
-    lost = 0
+    lost = []
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         for mutant, (verdict, line) in zip(mutants, pool.map(judge, mutants), strict=True):
-            lost += verdict is not Verdict.KILLED
-            print(f"{verdict.value:8} {mutant.path.stem}: {line}", flush=True)
+            said = f"{verdict.value:8} {mutant.path.stem}: {line}"
+            print(said, flush=True)
+            if verdict is not Verdict.KILLED:
+                lost.append(said)
     seconds = time.monotonic() - begin
-    print(f"{len(mutants) - lost} of {len(mutants)} mutants killed in {seconds:.0f} s")
+    print(
+        *lost,
+        f"{len(mutants) - len(lost)} of {len(mutants)} mutants killed in {seconds:.0f} s",
+        sep="\n",
+    )
     return 1 if lost else 0
 
 
