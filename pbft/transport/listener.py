@@ -179,11 +179,20 @@ class _KnownMethods(cygrpc.AioServer):  # type: ignore[misc]
     gRPC's core, which bounds them in number and time.
     """
 
+    _asked: "set[asyncio.Future[object]]"
+    """gRPC's core writes the next call into these, even after the task that waits for it failed:
+    they are neither cancelled with it nor forgotten, or memory in use would be overwritten."""
+
     def _make_request_call_future(self, method: bytes | None) -> "asyncio.Future[object]":
         if method is None:
             return asyncio.get_running_loop().create_future()
+        return self._ask(method)
+
+    def _ask(self, method: bytes | None) -> "asyncio.Future[object]":
         future: asyncio.Future[object] = super()._make_request_call_future(method)
-        return future
+        self._asked.add(future)
+        future.add_done_callback(self._asked.discard)
+        return asyncio.shield(future)
 
 
 class _Server(AioServer):
@@ -192,6 +201,7 @@ class _Server(AioServer):
     def __init__(self, options: Options) -> None:
         self._loop = asyncio.get_running_loop()
         self._server = _KnownMethods(self._loop, None, (), (), tuple(options), None)
+        self._server._asked = set()
 
 
 def make_server(service: str, method: str, handler: Handler, options: Options) -> AioServer:

@@ -112,7 +112,9 @@ def judge(mutant: Mutant) -> tuple[Verdict, str]:
         code, line = run_tests(project, mutant.tests)
     if code == PYTEST_PASSED:
         return Verdict.SURVIVED, line
-    return (Verdict.KILLED if code == PYTEST_FAILED else Verdict.INVALID), line
+    # Below zero: a signal. Whoever makes the interpreter crash has been noticed.
+    is_noticed = code == PYTEST_FAILED or code < 0
+    return (Verdict.KILLED if is_noticed else Verdict.INVALID), line
 
 
 def baseline(mutants: Sequence[Mutant]) -> tuple[int, str]:
