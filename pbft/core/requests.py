@@ -20,9 +20,6 @@ from pbft.types import ClientKey, Micros, ReplicaId
 ITEM_FRAMING_BYTES = 8
 """What an item of a batch costs beside its own bytes: tag and length, rounded up."""
 STALE_TIMERS = 1024
-SHARE_DIVISOR = 8
-"""Who had an eighth of what may be pending settled while a request waited is not starved: a primary
-drains all of it in a quarter of the timeout (protocol.md section 4)."""
 
 RequestKey: TypeAlias = tuple[int, int]
 """(session, number) of one client."""
@@ -43,10 +40,6 @@ class PendingRequest:
     """The peer in whose reserved place it stands."""
     wants_results: bool = False
     """Whether the client asked this replica for the results in full, designated or not."""
-    settled_before: int = 0
-    """How many of its client's requests the queue had seen settled when it arrived."""
-    is_extended: bool = False
-    """Whether it was given more time: that happens once."""
 
 
 @dataclass(slots=True)
@@ -58,8 +51,6 @@ class ClientQueue:
     """Those that stand in no batch of the present view, in the order in which to propose them."""
     size_bytes: int = 0
     timed: RequestKey | None = None
-    settled: int = 0
-    """How many of the client's requests were settled, pending here or not."""
 
 
 class RequestPool:
@@ -113,9 +104,7 @@ class RequestPool:
                 return Reason.QUEUE_FULL
             reserved = forwarded_by
         self._clients[message.client] = queue
-        pending = PendingRequest(
-            request, encoded, now_us, reserved_by=reserved, settled_before=queue.settled
-        )
+        pending = PendingRequest(request, encoded, now_us, reserved_by=reserved)
         queue.requests[key] = pending
         queue.unproposed[key] = None
         if reserved is not None:
@@ -125,7 +114,7 @@ class RequestPool:
         self.size_bytes += len(encoded)
         self._turns[message.client] = None
         if queue.timed is None:
-            self._time(message.client, queue, key, now_us + timeout_us, timeout_us)
+            self._time(message.client, queue, key, timeout_us)
         return None
 
     def note_wanted(self, request: Request) -> None:
@@ -139,40 +128,20 @@ class RequestPool:
         next. Returns whether its results are wanted in full."""
         queue = self._clients.get(request.client)
         key = (request.session, request.number)
-        if queue is None:
+        pending = None if queue is None else queue.requests.pop(key, None)
+        if queue is None or pending is None:
             return False
-        queue.settled += 1
-        if key not in queue.requests:
-            return False
-        pending = self._forget(request.client, queue, key)
-        if queue.requests and queue.timed == key:
-            self._time_oldest(request.client, queue, timeout_us)
+        queue.unproposed.pop(key, None)
+        queue.size_bytes -= len(pending.encoded)
+        self.count -= 1
+        self.size_bytes -= len(pending.encoded)
+        if not queue.requests:
+            del self._clients[request.client]
+            self._turns.pop(request.client, None)
+        elif queue.timed == key:
+            following = next(iter(queue.requests))
+            self._time(request.client, queue, following, timeout_us)
         return pending.wants_results
-
-    def excuse(
-        self, overdue: PendingRequest, now_us: Micros, timeout_us: Micros
-    ) -> list[PendingRequest] | None:
-        """What is overdue, though the client had its share since it arrived, may be the client's
-        own backlog, which no primary could take: that one is relayed once more and has half the
-        timeout; the others of which the same is true are forgotten, and returned. None if it is
-        owed."""
-        client = overdue.request.message.client
-        queue = self._clients[client]
-        if overdue.is_extended or not self._had_share(queue, overdue):
-            return None
-        key = (overdue.request.message.session, overdue.request.message.number)
-        overdue.is_extended = True
-        self._time(client, queue, key, now_us + timeout_us // 2, timeout_us)
-        late = {
-            other: pending
-            for other, pending in queue.requests.items()
-            if other != key
-            and self._deadline_us(pending, timeout_us) <= now_us
-            and self._had_share(queue, pending)
-        }
-        for other in late:
-            self._forget(client, queue, other)
-        return list(late.values())
 
     def mark_proposed(self, request: Request) -> None:
         """It stands in a batch of the present view: the primary does not propose it again."""
@@ -193,7 +162,7 @@ class RequestPool:
         self._relays.clear()
         self._rearmed_us = now_us
         for client, queue in self._clients.items():
-            self._time_oldest(client, queue, timeout_us)
+            self._time(client, queue, next(iter(queue.requests)), timeout_us)
 
     def take(self, requests_max: int, bytes_max: int) -> list[PendingRequest]:
         """Unproposed requests for one batch: one per client and turn, within both bounds."""
@@ -263,44 +232,21 @@ class RequestPool:
         too_many = len(queue.requests) >= limits.pending_requests_per_client
         return too_many or queue.size_bytes + size > limits.pending_bytes_per_client
 
-    def _had_share(self, queue: ClientQueue, pending: PendingRequest) -> bool:
-        share = max(1, self._limits.pending_requests_per_client // SHARE_DIVISOR)
-        return queue.settled - pending.settled_before >= share
-
-    def _forget(self, client: ClientKey, queue: ClientQueue, key: RequestKey) -> PendingRequest:
-        pending = queue.requests.pop(key)
-        queue.unproposed.pop(key, None)
-        queue.size_bytes -= len(pending.encoded)
-        self.count -= 1
-        self.size_bytes -= len(pending.encoded)
-        if not queue.requests:
-            del self._clients[client]
-            self._turns.pop(client, None)
-        return pending
-
-    def _deadline_us(self, pending: PendingRequest, timeout_us: Micros) -> Micros:
-        """It counts from the arrival, whatever was settled since."""
-        return max(pending.arrived_us, self._rearmed_us) + timeout_us
-
-    def _time_oldest(self, client: ClientKey, queue: ClientQueue, timeout_us: Micros) -> None:
-        key, pending = next(iter(queue.requests.items()))
-        self._time(client, queue, key, self._deadline_us(pending, timeout_us), timeout_us)
-
     def _time(
         self,
         client: ClientKey,
         queue: ClientQueue,
         key: RequestKey,
-        deadline_us: Micros,
         timeout_us: Micros,
     ) -> None:
-        """Starts the timer of a request, which is relayed half the timeout before."""
+        """Starts the timer of a request: it counts from the arrival, whatever was settled since."""
         if queue.timed is not None and (before := queue.requests.get(queue.timed)) is not None:
             before.deadline_us = before.relay_us = None
         queue.timed = key
         pending = queue.requests[key]
-        pending.deadline_us = deadline_us
-        pending.relay_us = deadline_us - timeout_us + timeout_us // 2
+        since_us = max(pending.arrived_us, self._rearmed_us)
+        pending.deadline_us = since_us + timeout_us
+        pending.relay_us = since_us + timeout_us // 2
         for heap, at_us in (
             (self._deadlines, pending.deadline_us),
             (self._relays, pending.relay_us),

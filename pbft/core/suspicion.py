@@ -7,10 +7,9 @@ itself.
 """
 
 from pbft.core import amnesia
-from pbft.core.effects import EventName, Refuse, Send
+from pbft.core.effects import EventName, Send
 from pbft.core.requests import PendingRequest
 from pbft.core.state import Core, Mode, Suspicion
-from pbft.errors import Reason
 from pbft.types import Micros, ReplicaId
 
 BACKOFF_VIEWS_MAX = 8
@@ -70,21 +69,6 @@ def _is_moot(core: Core, pending: PendingRequest) -> bool:
     return core.sessions.is_settled(message) or core.sessions.is_expired(message)
 
 
-def _excuse(core: Core, overdue: PendingRequest) -> bool:
-    """Whether it is overdue because its client sent more than it can have.
-
-    A client could fill its place with the primary, give others of its requests to f + 1 backups
-    only, and so have every honest primary suspected. What of them is forgotten here is refused, as
-    the primary refused it."""
-    forgotten = core.pool.excuse(overdue, core.now.monotonic_us, core.timeout_us)
-    for pending in forgotten or ():
-        message = pending.request.message
-        reason = Reason.QUEUE_FULL
-        core.reject("request", reason, None)
-        core.emit(Refuse(message.client, message.session, message.number, reason.value))
-    return forgotten is not None
-
-
 def advance(core: Core) -> None:
     """Brings my suspicion up to date with the timers, the links and what was settled."""
     suspicion = core.suspicion
@@ -101,8 +85,6 @@ def advance(core: Core) -> None:
             core.pool.settle(pending.request.message, core.timeout_us)
     # What is decided and not yet executed here is no fault of the primary.
     overdue = [] if core.execution_due else core.pool.overdue(now_us)
-    if not core.is_primary:
-        overdue = [pending for pending in overdue if not _excuse(core, pending)]
     rejoin_overdue = amnesia.is_overdue(core)
     suspects = bool(overdue) or suspicion.unreachable_fired or rejoin_overdue
     if suspects and not suspicion.mine:

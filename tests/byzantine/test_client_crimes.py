@@ -1,20 +1,17 @@
 """C1 to C12: crimes of clients (adversary.md 2.1) as far as the core and its verifier see them."""
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from pbft.core.effects import EventName, Send
 from pbft.errors import Reason, Rejected
-from pbft.limits import LocalLimits, ProtocolLimits
-from pbft.messages import Outcome, Proposal, Request, Signed, ViewChange
+from pbft.limits import LocalLimits
+from pbft.messages import Outcome, Request, Signed, ViewChange
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_forge import Forge
 from tests.harness.core_solo import Solo
 
-MILLISECOND = 1_000
 T_US = 2 * SECOND
 
 
@@ -170,70 +167,6 @@ def test_c8_one_client_cannot_fill_the_queue_of_another() -> None:
     solo.node.submit(solo.forge.request(1, client=1))
     assert solo.node.core.pool.count == 4
     assert solo.node.rejections["request", Reason.QUEUE_FULL] == 46
-
-
-class Flood:
-    """A client that keeps its place with the primary full, and gives other requests to f + 1
-    backups only. One request is decided in each 10 ms, so that the primary drains 32 of a client in
-    T / 4 as it should be able to."""
-
-    STEP_US = 10 * MILLISECOND
-    PLACES = 32
-
-    def __init__(self) -> None:
-        self.cluster = Cluster(
-            4,
-            with_forge=Forge(4, limits=ProtocolLimits(batch_requests=1), interval=64, window=128),
-            limits=LocalLimits(pending_requests_per_client=self.PLACES),
-            pipeline_depth=1,
-        )
-        self.cluster.hold(lambda m: m.says(Proposal))
-        self.sent = Counter[int]()
-        self.steps = 0
-
-    def send(self, session: int, to: Sequence[int]) -> None:
-        """Another request of this session."""
-        self.sent[session] += 1
-        request = self.cluster.forge.request(self.sent[session], session=session, acknowledged=0)
-        for replica in to:
-            self.cluster[replica].submit(request)
-
-    def pending(self, replica: int) -> int:
-        """How many requests of it a replica has."""
-        return self.cluster[replica].core.pool.count
-
-    def run(self, seconds: float, *, fills: bool) -> None:
-        """Goes on for so long; `fills`: the primary's queue is kept full."""
-        for _ in range(int(seconds * SECOND / self.STEP_US)):
-            while fills and self.pending(0) < self.PLACES:
-                self.send(1, [0])
-            network = self.cluster.network
-            network.queue.extend(network.held)
-            network.held.clear()
-            self.cluster.settle()
-            self.cluster.advance(self.STEP_US)
-
-    def deposes(self) -> bool:
-        """Whether a replica suspected the primary or signed a view-change."""
-        return any(
-            node.events(EventName.SUSPECTED) or node.sent(ViewChange) for node in self.cluster.up
-        )
-
-
-@pytest.mark.parametrize("backups", [[[1, 2]], [[1], [2], [3]]], ids=["two", "each its own"])
-def test_c8_a_client_that_sends_more_than_it_can_have_has_nobody_suspected(
-    backups: list[list[int]],
-) -> None:
-    flood = Flood()
-    flood.run(0.1, fills=True)
-    for session, group in enumerate(backups, 2):
-        while all(flood.pending(backup) < flood.PLACES for backup in group):
-            flood.send(session, group)
-    flood.run(3, fills=True)
-    flood.run(2.5, fills=False)
-    assert not flood.deposes()
-    assert all(flood.pending(replica) == 0 for replica in range(4))
-    assert flood.cluster.agree()
 
 
 def test_c12_the_verdict_does_not_depend_on_who_verifies() -> None:

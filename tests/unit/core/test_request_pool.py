@@ -1,10 +1,10 @@
-"""The request pool: fairness, bounds, and deadlines that the progress of others does not move."""
+"""The request pool: fairness, bounds, and deadlines that nothing but a view change moves."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbft.core.requests import SHARE_DIVISOR, STALE_TIMERS, RequestPool
+from pbft.core.requests import STALE_TIMERS, RequestPool
 from pbft.errors import Reason
 from pbft.limits import LocalLimits
 from pbft.messages import Authenticated, Request
@@ -161,60 +161,6 @@ def test_dead_timers_do_not_pile_up() -> None:
     assert len(pool._deadlines) <= STALE_TIMERS + 4
     assert len(pool._relays) <= STALE_TIMERS + 4
     assert pool.next_deadline_us() == 5 + T_US
-
-
-# A client's own backlog.
-
-SHARED = LocalLimits(pending_requests_per_client=4 * SHARE_DIVISOR)
-SHARE = 4
-
-
-def backlog(served: int) -> RequestPool:
-    """Requests 1 to 3 of a client since time 0 and 4 since 500; of its others, given to the primary
-    only, so many were settled since."""
-    pool = pool_of(request(1), request(2), request(3), limits=SHARED)
-    pool.add(request(4), 500, T_US, None)
-    for number in range(100, 100 + served):
-        pool.settle(request(number).message, T_US)
-    return pool
-
-
-def excused(pool: RequestPool, now_us: int) -> list[int] | None:
-    """The numbers that are forgotten when what is overdue now is excused."""
-    (overdue,) = pool.overdue(now_us)
-    forgotten = pool.excuse(overdue, now_us, T_US)
-    return forgotten and [item.request.message.number for item in forgotten]
-
-
-def test_who_had_its_share_is_not_starved_and_what_is_as_late_is_forgotten() -> None:
-    pool = backlog(served=SHARE)
-    assert excused(pool, T_US) == [2, 3]
-    assert [item.request.message.number for item in pool.pending()] == [1, 4]
-    assert pool.count == 2
-    assert taken(pool) == [(0, 1), (0, 4)]
-
-
-def test_what_is_owed_is_not_excused() -> None:
-    assert excused(backlog(served=SHARE - 1), T_US) is None
-
-
-def test_the_share_counts_from_the_arrival() -> None:
-    pool = backlog(served=SHARE - 1)
-    pool.add(request(5), 0, T_US, None)
-    pool.settle(request(200).message, T_US)
-    assert excused(pool, T_US) == [2, 3]
-    assert 5 in [item.request.message.number for item in pool.pending()]
-
-
-def test_an_excused_request_is_relayed_at_once_and_has_half_the_timeout_once() -> None:
-    pool = backlog(served=SHARE)
-    pool.take_relays(T_US)
-    assert excused(pool, T_US) == [2, 3]
-    assert [item.request.message.number for item in pool.take_relays(T_US)] == [1]
-    assert pool.overdue(T_US * 3 // 2 - 1) == []
-    for number in range(200, 200 + SHARE):
-        pool.settle(request(number).message, T_US)
-    assert excused(pool, T_US * 3 // 2) is None
 
 
 # Bounds.

@@ -2,12 +2,9 @@
 
 import pytest
 
-from pbft.core.effects import EventName, Refuse, Send
-from pbft.core.requests import SHARE_DIVISOR
+from pbft.core.effects import EventName, Send
 from pbft.core.settings import Timers
 from pbft.core.suspicion import BACKOFF_VIEWS_MAX
-from pbft.errors import Reason
-from pbft.limits import LocalLimits
 from pbft.messages import NewView, Proposal, Request, Status, ViewChange
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_solo import Solo
@@ -55,52 +52,6 @@ def test_every_way_of_settling_cancels_the_timer(how: str) -> None:
     solo.cluster.advance(2 * T_US)
     assert not solo.node.events(EventName.SUSPECTED)
     assert solo.node.core.pool.count == 0
-
-
-@pytest.mark.parametrize("served", [3, 4])
-def test_who_passes_over_one_request_of_a_client_that_has_its_share_is_suspected(
-    served: int,
-) -> None:
-    """The request in question is given half the timeout more, and that is all: a primary cannot
-    hold one back for ever by serving others of the same client."""
-    solo = waiting(limits=LocalLimits(pending_requests_per_client=4 * SHARE_DIVISOR))
-
-    def serve(sequence: int, numbers: range) -> None:
-        requests = [solo.forge.request(number, client=1, acknowledged=0) for number in numbers]
-        solo.decide(sequence, solo.forge.batch(*requests))
-
-    serve(1, range(2, 2 + served))
-    within_us = T_US if served < 4 else T_US + T_US // 2
-    solo.cluster.advance(within_us - 1)
-    if served == 4:
-        serve(2, range(10, 20))
-    assert not solo.node.core.suspicion.mine
-    solo.cluster.advance(1)
-    assert solo.node.core.suspicion.mine
-
-
-def test_what_a_client_sent_beyond_its_share_is_refused_and_it_is_told() -> None:
-    solo = waiting(limits=LocalLimits(pending_requests_per_client=SHARE_DIVISOR))
-    solo.node.submit(solo.forge.request(2, client=1, acknowledged=0))
-    solo.decide(1, solo.forge.batch(solo.forge.request(3, client=1, acknowledged=0)))
-    solo.cluster.advance(T_US)
-    (refusal,) = [effect for effect in solo.node.effects if isinstance(effect, Refuse)]
-    assert (refusal.session, refusal.number, refusal.reason) == (1, 2, Reason.QUEUE_FULL.value)
-    assert solo.node.rejections["request", Reason.QUEUE_FULL] == 1
-    assert solo.node.core.pool.count == 1
-
-
-def test_a_primary_drops_nothing_of_what_it_took() -> None:
-    limits = LocalLimits(pending_requests_per_client=SHARE_DIVISOR)
-    cluster = Cluster(4, pipeline_depth=1, limits=limits)
-    cluster.hold(lambda m: m.says(Proposal))
-    for number in range(1, 5):
-        cluster.submit(cluster.forge.request(number, acknowledged=0))
-    cluster.network.queue.extend(cluster.network.held)
-    cluster.settle()
-    assert cluster.executed() == {1}
-    cluster.advance(2 * T_US)
-    assert cluster[0].core.pool.count == 3
 
 
 @SIZES
