@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import shutil
+import subprocess
 from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
@@ -83,3 +85,40 @@ def test_too_little_of_anything_fails(job: ModuleType, path: list[str], value: o
 
 def test_the_script_can_be_run() -> None:
     assert os.access(DIRECTORY / "run", os.X_OK)
+
+
+# The script around it.
+
+
+def run_steps(project: Path, install: str, *, killed: bool = False) -> tuple[int, str]:
+    """Exit code and output of .ci/run in a project whose first step is this command."""
+    (project / ".ci").mkdir()
+    shutil.copy2(DIRECTORY / "run", project / ".ci" / "run")
+    (project / "Makefile").write_text(f"install:\n\t{install}\n")
+    script = subprocess.Popen(
+        ["bash", ".ci/run"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert script.stdout is not None
+    begun = script.stdout.readline()
+    if killed:
+        script.terminate()
+    output, _ = script.communicate(timeout=60)
+    return script.returncode, begun + output
+
+
+def test_a_step_that_fails_fails_the_script(tmp_path: Path) -> None:
+    code, output = run_steps(tmp_path, "false")
+    assert code == 1
+    assert "install FAILED" in output
+    assert "passed" not in output
+
+
+def test_a_script_that_is_ended_has_not_passed(tmp_path: Path) -> None:
+    """The signal comes while a step is under way that succeeds."""
+    code, output = run_steps(tmp_path, "sleep 2", killed=True)
+    assert code != 0
+    assert "passed" not in output
