@@ -54,7 +54,8 @@ class ClientQueue:
 
 
 class RequestPool:
-    """Bounded in count and bytes, per client and in total (pbft.limits.LocalLimits)."""
+    """Bounded in count and bytes, in total and per client, which has at most an equal share
+    (pbft.limits.LocalLimits)."""
 
     def __init__(self, limits: LocalLimits) -> None:
         self._limits = limits
@@ -228,9 +229,14 @@ class RequestPool:
         return too_many or self.size_bytes + size > limits.pending_bytes
 
     def _is_client_full(self, queue: ClientQueue, size: int) -> bool:
+        """A client has at most an equal share, counted so that whoever comes next finds room; one
+        request it may always have."""
         limits = self._limits
-        too_many = len(queue.requests) >= limits.pending_requests_per_client
-        return too_many or queue.size_bytes + size > limits.pending_bytes_per_client
+        sharers = len(self._clients) + 1
+        requests_max = min(limits.pending_requests_per_client, limits.pending_requests // sharers)
+        bytes_max = min(limits.pending_bytes_per_client, limits.pending_bytes // sharers)
+        too_much = len(queue.requests) >= requests_max or queue.size_bytes + size > bytes_max
+        return too_much and bool(queue.requests)
 
     def _time(
         self,

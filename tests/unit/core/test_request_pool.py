@@ -172,6 +172,28 @@ def test_bounds_per_client_leave_room_for_others() -> None:
     assert pool.add(request(1, 1), 0, T_US, None) is None
 
 
+@pytest.mark.parametrize(
+    "limits", [LocalLimits(pending_requests=9), LocalLimits(pending_bytes=9 * 250)]
+)
+def test_clients_that_send_without_end_leave_room_for_one_who_comes_later(
+    limits: LocalLimits,
+) -> None:
+    """Each may have its equal share of the whole; a few would fill it otherwise."""
+    pool = RequestPool(limits)
+    for number in range(1, 10):
+        pool.add(request(number, 0), 0, T_US, None)
+        pool.add(request(number, 1), 0, T_US, None)
+    assert pool.add(request(1, 2), 0, T_US, None) is None
+    assert pool.add(request(2, 2), 0, T_US, None) is None
+    assert pool.count >= 7
+
+
+def test_one_request_finds_room_however_many_share() -> None:
+    pool = pool_of(request(1, 0), request(1, 1), limits=LocalLimits(pending_requests=3))
+    assert pool.add(request(2, 0), 0, T_US, None) is Reason.QUEUE_FULL
+    assert pool.add(request(1, 2), 0, T_US, None) is None
+
+
 def test_bytes_per_client_are_bounded() -> None:
     pool = pool_of(request(1, size=500), limits=LocalLimits(pending_bytes_per_client=1000))
     assert pool.add(request(2, size=500), 0, T_US, None) is Reason.QUEUE_FULL
