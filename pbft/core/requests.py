@@ -229,8 +229,8 @@ class RequestPool:
         return too_many or self.size_bytes + size > limits.pending_bytes
 
     def _is_client_full(self, queue: ClientQueue, size: int) -> bool:
-        """A client has at most an equal share, counted so that whoever comes next finds room; one
-        request it may always have."""
+        """A client has at most an equal share, counted so that whoever comes next finds room; or
+        one request, however large."""
         limits = self._limits
         sharers = len(self._clients) + 1
         requests_max = min(limits.pending_requests_per_client, limits.pending_requests // sharers)

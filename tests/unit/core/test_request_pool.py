@@ -188,10 +188,10 @@ def test_clients_that_send_without_end_leave_room_for_one_who_comes_later(
     assert pool.count >= 7
 
 
-def test_one_request_finds_room_however_many_share() -> None:
-    pool = pool_of(request(1, 0), request(1, 1), limits=LocalLimits(pending_requests=3))
-    assert pool.add(request(2, 0), 0, T_US, None) is Reason.QUEUE_FULL
-    assert pool.add(request(1, 2), 0, T_US, None) is None
+def test_one_request_finds_room_though_it_is_more_than_an_equal_share() -> None:
+    pool = pool_of(request(1, 0), request(1, 1), limits=LocalLimits(pending_bytes=1200))
+    assert pool.add(request(1, 2, size=500), 0, T_US, None) is None
+    assert pool.add(request(2, 2, size=1), 0, T_US, None) is Reason.QUEUE_FULL
 
 
 def test_bytes_per_client_are_bounded() -> None:
