@@ -179,9 +179,11 @@ class _KnownMethods(cygrpc.AioServer):  # type: ignore[misc]
     gRPC's core, which bounds them in number and time.
     """
 
-    _asked: "set[asyncio.Future[object]]"
-    """gRPC's core writes the next call into these, even after the task that waits for it failed:
-    they are neither cancelled with it nor forgotten, or memory in use would be overwritten."""
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self._asked: set[asyncio.Future[object]] = set()
+        """gRPC's core writes the next call into these, even after the task that waits for it
+        failed: neither cancelled with it nor forgotten, or memory in use would be overwritten."""
 
     def _make_request_call_future(self, method: bytes | None) -> "asyncio.Future[object]":
         if method is None:
@@ -201,7 +203,6 @@ class _Server(AioServer):
     def __init__(self, options: Options) -> None:
         self._loop = asyncio.get_running_loop()
         self._server = _KnownMethods(self._loop, None, (), (), tuple(options), None)
-        self._server._asked = set()
 
 
 def make_server(service: str, method: str, handler: Handler, options: Options) -> AioServer:

@@ -193,3 +193,23 @@ def test_a_method_that_does_not_exist_ends_no_listener(service: str, method: str
                 wrong.cancel()
 
     asyncio.run(scenario())
+
+
+def test_what_asked_the_core_of_grpc_for_a_call_outlives_whoever_waited_for_it() -> None:
+    """Its memory is where the core writes the next call: gRPC cancels it when its serving task
+    fails, and the interpreter crashed at shutdown once in four times."""
+
+    async def scenario() -> None:
+        async with gateway(Sink()) as (listener, _):
+            accepting = listener._server._server
+            before = set(accepting._asked)
+            waiting = accepting._make_request_call_future(b"/pbft.wire.Gateway/Connect")
+            waiting.cancel()
+            await asyncio.sleep(0.01)
+            (added,) = accepting._asked - before
+            assert waiting.cancelled()
+            assert not added.done()
+        assert added.done() and not added.cancelled()
+        assert not accepting._asked
+
+    asyncio.run(scenario())
