@@ -157,6 +157,9 @@ class Session:
         self._resend_to: set[ReplicaId] = set()
         """Replicas that must be sent everything under way: their stream is new."""
         self._resend_all = False
+        self._is_unheard = False
+        """Whether a request was given up before f + 1 answered it, and none was decided since: the
+        primary may be one that keeps them to itself."""
         self._connected: set[ReplicaId] = set()
         self._designation = Designation()
         self.hints = ViewHints(genesis.thresholds)
@@ -201,6 +204,8 @@ class Session:
         assert isinstance(submission, Submission)
         submission.drop(call)
         if not submission.live:
+            # A caller who never waits for the retransmission would never tell the backups.
+            self._is_unheard |= len(submission.collector.answered) < self._thresholds.weak
             self._settle(submission)
         return True
 
@@ -264,6 +269,7 @@ class Session:
                 asked = submission.results_from
                 if asked is not None and asked in submission.collector.answered:
                     self._designation.delivered(asked)
+                self._is_unheard = False
                 self._settle(submission)
                 self._reopen_if_needed(submission, verdict, now)
                 settlements.append(
@@ -342,10 +348,11 @@ class Session:
         return submission
 
     def _first_transmission(self, submission: Submission, now_us: Micros) -> list[Transmission]:
-        """To the primary if f + 1 told which one that is and it is connected, else to all."""
+        """To the primary if f + 1 told which one that is and it is connected, else to all; and to
+        all after a request that was given up unanswered."""
         designated = submission.number % self._thresholds.replicas
         primary = self.hints.primary
-        if primary not in self._connected:
+        if self._is_unheard or primary not in self._connected:
             primary = None
         if self._may_rely_on(designated, now_us):
             submission.results_from = submission.source = designated
