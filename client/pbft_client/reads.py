@@ -130,6 +130,9 @@ class Reads:
             return
         inquiry.drop(call)
         if not inquiry.live:
+            assert isinstance(inquiry, Inquiry)
+            # It may be what was waited for; impatient callers would never wait to see that.
+            self._pass_over(inquiry.full_from)
             self._under_way = {n: other for n, other in self._under_way.items() if other.live}
 
     def answers(self, call: Call) -> Answers:
@@ -333,9 +336,13 @@ class Reads:
     def _take(self, nonce: int) -> Inquiry:
         """Ends an inquiry that failed; another replica is asked for full results from now on."""
         inquiry = self._under_way.pop(nonce)
-        if inquiry.full_from == self._full_from:
-            self._full_from = (self._full_from + 1) % self._thresholds.replicas
+        self._pass_over(inquiry.full_from)
         return inquiry
+
+    def _pass_over(self, replica: ReplicaId) -> None:
+        """Has another one asked for full results, unless it is already."""
+        if replica == self._full_from:
+            self._full_from = (replica + 1) % self._thresholds.replicas
 
     def _forget(self, inquiry: Inquiry) -> None:
         for call in inquiry.calls:

@@ -1,10 +1,16 @@
 """Callers who give up before anything is sent again: one silent replica must not fail all they ask
 for (protocol.md sections 4 and 11)."""
 
+from dataclasses import replace
+
 import pytest
 
+from pbft.messages import Consistency
 from pbft_client.gathering import GatherSettings
+from tests.unit.client.test_reads import FAST, STALE
+from tests.unit.client.test_reads import Driver as ReadsDriver
 from tests.unit.client.test_session import Driver
+from tests.unit.client.world import read_in, read_reply
 
 ALL = (0, 1, 2, 3)
 
@@ -66,3 +72,42 @@ def test_a_call_given_up_while_others_of_its_request_wait_tells_nothing() -> Non
     driver.poll(0)
     driver.session.abandon(first)
     assert targets(driver) == (0,)
+
+
+@pytest.mark.parametrize("consistency", [FAST, STALE])
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_after_a_read_given_up_another_replica_is_asked_for_the_results(
+    consistency: Consistency, is_silent: bool
+) -> None:
+    """The others agree meanwhile, but on a digest only: whoever was asked for the results keeps
+    them back, and whether it says anything else makes no difference."""
+    driver = ReadsDriver()
+    for expected in (0, 1, 2, 3, 0):
+        (call,) = driver.calls(consistency, b"q")
+        full, _ = driver.ask(0)
+        assert full.replicas == (expected,)
+        answer = read_reply(read_in(full.item).nonce, (b"q",), (b"r",))
+        for replica in {1, 2, 3} if is_silent else {0, 1, 2}:
+            driver.receive(replica, replace(answer, results=None))
+        driver.reads.abandon(call)
+
+
+def test_a_read_of_which_a_call_is_left_is_not_given_up() -> None:
+    driver = ReadsDriver()
+    first, _ = driver.calls(FAST, b"1", b"2")
+    driver.ask(0)
+    driver.reads.abandon(first)
+    driver.calls(FAST, b"3", b"4", b"5")
+    assert driver.ask(0)[0].replicas == (0,)
+
+
+def test_reads_given_up_together_pass_over_one_replica() -> None:
+    driver = ReadsDriver()
+    calls = driver.calls(FAST, b"1")
+    driver.ask(0)
+    calls += driver.calls(FAST, b"2", b"3", b"4")
+    driver.ask(0)
+    for call in calls:
+        driver.reads.abandon(call)
+    driver.calls(FAST, b"5")
+    assert driver.ask(0)[0].replicas == (1,)
