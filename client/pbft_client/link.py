@@ -31,11 +31,13 @@ FRAME_BYTES = 1 * MIB
 QUEUE_BYTES = 32 * MIB
 """Waiting for one replica; beyond, items are not taken, and the session sends them again."""
 HANDSHAKE_SECONDS = 5.0
-LONG_FRAME_SECONDS = 0.25
-"""Of the processor; one result as large as can be takes a third of it."""
-FLOOD_REST = 4
-"""So many times as long the link rests after a frame that took longer. Those of a liar can take
-seconds."""
+CREDIT_SECONDS = 0.25
+"""Of the processor: what the frames of one link may take at a time. One result as large as can be
+takes a third of it."""
+LINK_SHARE = 1 / 3
+"""Of the time that passes: what they may take for long; beyond, the link rests. Those of a liar can
+take seconds each, or a little each without end; an honest replica that sent all full results took a
+sixth."""
 STATUS_SECONDS = 0.5
 """How long the reason of a broken stream may be later than the break."""
 RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
@@ -87,6 +89,23 @@ class LinkOwner(Protocol):
     def on_down(self, replica: ReplicaId) -> None:
         """The stream ended, or an attempt failed; `ReplicaLink.trouble` says why."""
         ...
+
+
+class Allowance:
+    """What the frames of one link may take of the processor: earned at LINK_SHARE of the time that
+    passes, and saved up to CREDIT_SECONDS."""
+
+    def __init__(self, now: float) -> None:
+        """`now`: monotonic seconds."""
+        self._credit = CREDIT_SECONDS
+        self._earned_until = now
+
+    def spend(self, taken: float, now: float) -> float:
+        """Pays for a frame; returns how long to rest before the next, so that it is earned."""
+        earned = (now - self._earned_until) * LINK_SHARE
+        self._earned_until = now
+        self._credit = min(CREDIT_SECONDS, self._credit + earned) - taken
+        return max(0.0, -self._credit / LINK_SHARE)
 
 
 class ReplicaLink:
@@ -248,12 +267,13 @@ class ReplicaLink:
         return "closed the stream"
 
     async def _read(self, call: "aio.StreamStreamCall[bytes, bytes]") -> None:
+        allowance = Allowance(time.monotonic())
         while isinstance(frame := await call.read(), bytes):
             began = time.thread_time()
             items = [decode_gateway_item(item) for item in decode_gateway_frame(frame)]
             self._owner.on_items(self.replica, items)
-            if (taken := time.thread_time() - began) > LONG_FRAME_SECONDS:
-                await asyncio.sleep(taken * FLOOD_REST)
+            if rest := allowance.spend(time.thread_time() - began, time.monotonic()):
+                await asyncio.sleep(rest)
         raise await _rpc_error(call)
 
     async def _write(self, call: "aio.StreamStreamCall[bytes, bytes]") -> None:

@@ -7,7 +7,7 @@ import pytest
 from pbft.codec import encode_gateway_frame, encode_gateway_item
 from pbft.messages import GatewayChallenge, GatewayItem, Refusal
 from pbft_client import link
-from pbft_client.link import QUEUE_BYTES, ReplicaLink
+from pbft_client.link import CREDIT_SECONDS, LINK_SHARE, QUEUE_BYTES, Allowance, ReplicaLink
 
 
 class Owner:
@@ -71,36 +71,73 @@ def test_what_is_sent_without_a_stream_or_beyond_the_bound_is_lost() -> None:
     assert list(link._queue) == [b"on the next stream"]
 
 
-class Flood:
-    """A call that always has another frame."""
+class Frames(Owner):
+    """A stream whose frames come every so often and take so long, on clocks of its own; and who
+    hears what they hold."""
+
+    def __init__(self, every_seconds: float, taken_seconds: float, count: int) -> None:
+        super().__init__()
+        self.every_seconds = every_seconds
+        self.taken_seconds = taken_seconds
+        self.left = count
+        self.processor = self.now = self.rested = 0.0
+
+    def thread_time(self) -> float:
+        return self.processor
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.rested += seconds
+        self.now += seconds
 
     async def read(self) -> bytes:
-        await asyncio.sleep(0)
+        if self.left == 0:
+            raise EOFError
+        self.left -= 1
+        self.now += self.every_seconds
         return encode_gateway_frame([encode_gateway_item(Refusal(1, 1, ""))])
 
+    def on_items(self, replica: int, items: list[GatewayItem]) -> None:
+        self.processor += self.taken_seconds
+        self.now += self.taken_seconds
 
-@pytest.mark.parametrize(("seconds", "is_flood"), [(0.01, False), (1.0, True)])
-def test_a_link_whose_frames_take_long_leaves_time_for_the_others(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, is_flood: bool
-) -> None:
-    """Else a liar that sends frames as large as may be would have the client's whole time."""
-    clock = [0.0]
-    monkeypatch.setattr("pbft_client.link.time.thread_time", lambda: clock[0])
 
-    class Slow(Owner):
-        frames = 0
-
-        def on_items(self, _: int, __: list[GatewayItem]) -> None:
-            self.frames += 1
-            clock[0] += seconds
+def read_all(frames: Frames, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "time", frames)
+    it = ReplicaLink(0, "127.0.0.1:1", frames, None, "")
 
     async def scenario() -> None:
-        owner = Slow()
-        link = ReplicaLink(0, "127.0.0.1:1", owner, None, "")
-        reader = asyncio.create_task(link._read(Flood()))
-        await asyncio.sleep(0.2)
-        reader.cancel()
-        await asyncio.gather(reader, return_exceptions=True)
-        assert (owner.frames == 1) is is_flood
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "sleep", frames.sleep)
+            with pytest.raises(EOFError):
+                await it._read(frames)  # type: ignore[arg-type]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("taken_seconds", "count"), [(0.01, 400), (0.2, 20), (2.0, 2)])
+def test_a_link_whose_frames_take_long_leaves_time_for_the_others(
+    monkeypatch: pytest.MonkeyPatch, taken_seconds: float, count: int
+) -> None:
+    """Else a liar would have the client's whole time, with frames as large as may be or with many
+    that take a little each."""
+    flood = Frames(0.0, taken_seconds, count)
+    read_all(flood, monkeypatch)
+    assert flood.processor <= CREDIT_SECONDS + LINK_SHARE * flood.now + 1e-6
+    assert flood.rested > flood.processor
+
+
+def test_a_link_that_takes_its_share_or_a_large_frame_now_and_then_never_rests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for frames in (Frames(0.02, 0.01, 400), Frames(1.0, 0.24, 20)):
+        read_all(frames, monkeypatch)
+        assert frames.rested == 0
+
+
+def test_quiet_time_earns_no_more_than_one_large_frame() -> None:
+    allowance = Allowance(0.0)
+    assert allowance.spend(CREDIT_SECONDS, 3_600.0) == 0
+    assert allowance.spend(0.1, 3_600.0) == pytest.approx(0.1 / LINK_SHARE)
