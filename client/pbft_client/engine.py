@@ -314,7 +314,7 @@ class Engine:
 
     def _settle_requests(self, settlements: list[Settlement]) -> None:
         for settlement in settlements:
-            if crowded_out := _crowded_out(settlement):
+            if crowded_out := _crowded_out(settlement.calls, settlement.decision.results):
                 self.session.enqueue_again(crowded_out)
             failed = _error_of(settlement.decision) is not None
             for call in settlement.calls:
@@ -347,13 +347,20 @@ class Engine:
 
     def _settle_reads(self, settlements: list[ReadSettlement]) -> None:
         for settlement in settlements:
+            decision = settlement.decision
+            if decision and (crowded_out := _crowded_out(settlement.calls, decision.results)):
+                # A stale read: a linearizable one is refused.
+                self.reads.enqueue_again(crowded_out, Consistency.STALE)
             for call in settlement.calls:
                 if not isinstance(call, PendingCall):
                     continue
-                if settlement.decision is None:
+                if decision is None:
                     # The replicas are at different points of the order: let it have a place there.
                     call.owner = self.session
                     self.session.enqueue(call)
+                    continue
+                # What was enqueued again has no carrier.
+                if call.carrier is None:
                     continue
                 call.owner = None
                 self._deadlines.discard(call, call.slot)
@@ -445,16 +452,15 @@ def now() -> Instant:
     return Instant(time.monotonic_ns() // 1000, time.time_ns() // 1000)
 
 
-def _crowded_out(settlement: Settlement) -> list[Call]:
-    """The calls that only those before them in their request kept from being executed.
+def _crowded_out(calls: Sequence[Call | None], results: Sequence[bytes]) -> list[Call]:
+    """The calls that only those before them in their request, or read, kept from being executed.
 
     f + 1 replicas vouch for their results, so they had no effect, and never will under this number.
     None if the first one was not executed either: then other requests had used up the batch.
     """
-    results = settlement.decision.results
     return [
         call
-        for call, result in zip(settlement.calls, results, strict=False)
+        for call, result in zip(calls, results, strict=False)
         if isinstance(call, PendingCall) and results[0] != result == call.exhausted
     ]
 

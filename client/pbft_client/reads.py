@@ -9,11 +9,13 @@ ordered: not at once, because more streams may be about to come up. A stale read
 Replicas refuse a linearizable read whose results together are beyond the budget of a request. They
 do not say why, and refuse for lack of room, too; but no query is beyond that budget by itself. So
 the queries of a read that f + 1 refused are asked again in halves, until one that is alone is
-refused, or none is answered in time: then it was not the budget, or not only.
+refused, or none is answered in time: then it was not the budget, or not only. A stale read is not
+refused: what is beyond the budget has a result that says so, and the owner has it asked again
+(`enqueue_again`).
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pbft.codec import encode_client_item
@@ -120,6 +122,12 @@ class Reads:
         """Takes a call whose operation is a query; a later `poll` sends it."""
         self._wanted[call] = consistency
         self._waiting[consistency].add(call)
+
+    def enqueue_again(self, calls: Sequence[Call], consistency: Consistency) -> None:
+        """Takes calls of a read that was answered, but for these; they go next, in halves."""
+        for call in calls:
+            self._wanted[call] = consistency
+        self._waiting[consistency].put_back(calls)
 
     def abandon(self, call: Call) -> None:
         """Nobody waits for `call` any more."""

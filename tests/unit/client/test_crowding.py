@@ -1,16 +1,18 @@
 """Calls that travel with greedy ones get their own results all the same (service.md section 5)."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pbft.codec import decode_message
-from pbft.messages import Request, Submit
+from pbft.messages import ReadReply, Request, Submit
 from pbft.wire import kv_pb2
 from pbft_client import kv
 from pbft_client.client import Client
 from pbft_client.errors import OutcomeUnknown, ServiceError, TooFewAnswers
+from pbft_client.reads import ReadSettings
 from tests.unit.client.fake_cluster import (
     FakeCluster,
     FakeReplica,
@@ -47,6 +49,48 @@ async def test_fast_reads_beyond_the_budget_together_stay_fast(tmp_path: Path) -
         assert len(cluster.order.submitted) == requests
         sizes = [len(read.queries) for read in cluster.replicas[0].reads]
         assert sorted(sizes, reverse=True) == [16, 8, 8, 4, 4, 4, 4, *[2] * 8]
+
+
+@in_loop
+async def test_stale_reads_beyond_the_budget_together_have_their_results(tmp_path: Path) -> None:
+    """They are not refused: those that are too much have a result that says so."""
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        await cluster.streams(4)
+        await fill(client)
+        cluster.order.results_bytes = ROOM
+        requests = len(cluster.order.submitted)
+        found = await asyncio.gather(*(client.range(key, consistency="stale") for key in KEYS))
+        assert [pairs.items[0].key for pairs in found] == KEYS
+        assert len(cluster.order.submitted) == requests
+        assert client._engine.reads._wanted == {}
+        assert client._engine._deadlines.next_us() is None
+        cluster.order.results_bytes = 0
+        with pytest.raises(ServiceError):
+            await client.range(KEYS[0], consistency="stale")
+
+
+@in_loop
+async def test_a_stale_read_that_is_asked_again_ends_with_its_deadline(tmp_path: Path) -> None:
+    patient = ReadSettings(stale_wait_us=3_600_000_000)
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect(reads=patient) as client:
+        await cluster.streams(4)
+        await fill(client)
+        cluster.order.results_bytes = 1
+        for replica in cluster.replicas:
+            replica.rewrite_read = partial(answer_once, replica)
+        first, second = [
+            asyncio.ensure_future(client.range(key, consistency="stale")) for key in KEYS[:2]
+        ]
+        await first
+        let_time_run_out(client)
+        with pytest.raises(TooFewAnswers):
+            await second
+        assert client._engine.reads._wanted == {}
+
+
+def answer_once(replica: FakeReplica, reply: ReadReply) -> ReadReply:
+    replica.is_silent = True
+    return reply
 
 
 @in_loop
