@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pbft.cli.options import cluster_option, format_option, key_option, timeout_option
-from pbft.cli.output import JsonList, print_json, print_table
+from pbft.cli.output import JsonList, print_json, print_table, say
 
 if TYPE_CHECKING:
     from pbft_client import Client, ReadConsistency
@@ -149,11 +149,12 @@ def _call(
     key_file: Path | None,
     timeout_seconds: float,
 ) -> Result:
-    """Connects, runs one operation, closes the session."""
+    """Connects, runs one operation, closes the session. Says it if Ctrl-C leaves the outcome
+    open."""
 
     import asyncio
 
-    from pbft_client import Client, ClientSettings
+    from pbft_client import Client, ClientSettings, may_take_effect
 
     settings = ClientSettings(timeout_seconds=timeout_seconds)
 
@@ -162,7 +163,12 @@ def _call(
             cluster_file, key=key_file, timeout=timeout_seconds, settings=settings
         )
         async with client:
-            return await operation(client)
+            try:
+                return await operation(client)
+            except asyncio.CancelledError as error:
+                if may_take_effect(error):
+                    say("the operation may have taken effect, or may still: read before retrying")
+                raise
 
     return asyncio.run(run())
 
