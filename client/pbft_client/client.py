@@ -13,10 +13,9 @@ from pbft.crypto.keys import load_key_pair
 from pbft.crypto.signing import ClientSigner
 from pbft.crypto.tls import TlsIdentity, load_identity
 from pbft.errors import ConfigurationError
-from pbft.genesis import Genesis, parse_genesis
 from pbft.messages import Consistency
 from pbft_client import kv
-from pbft_client.cluster_file import ClusterFile, load_cluster_file
+from pbft_client.cluster_file import ClusterFile, load_cluster_file, load_genesis
 from pbft_client.engine import ClientSettings, Engine, Settled
 from pbft_client.errors import InvalidCall
 from pbft_client.results import (
@@ -77,7 +76,7 @@ class Client:
         """
         if not isinstance(cluster, ClusterFile):
             cluster = load_cluster_file(Path(cluster))
-        genesis = _load_genesis(cluster)
+        genesis = load_genesis(cluster)
         key_file = cluster.key if key is None else Path(key)
         if key_file is None:
             raise ConfigurationError("cluster.toml names no key: give the client's key file")
@@ -242,21 +241,6 @@ def _ordered_result(settled: Settlement, index: int) -> tuple[bytes, Execution]:
         decision.sequence, settled.session, settled.number, index, decision.agreed_time_us
     )
     return decision.results[index], execution
-
-
-def _load_genesis(cluster: ClusterFile) -> Genesis:
-    try:
-        genesis = parse_genesis(cluster.genesis.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot read the genesis {cluster.genesis}: {error.strerror}"
-        ) from error
-    if len(cluster.replicas) != len(genesis.replicas):
-        raise ConfigurationError(
-            f"cluster.toml has {len(cluster.replicas)} replicas, the genesis "
-            f"{len(genesis.replicas)}: they belong to different clusters"
-        )
-    return genesis
 
 
 def _load_identity(

@@ -6,6 +6,7 @@ every answer is checked against the genesis.
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pbft.errors import ConfigurationError
+from pbft.genesis import Genesis, parse_genesis
 from pbft.quorum import MAX_REPLICAS, MIN_REPLICAS
 
 _FILES = ("genesis", "key", "certificate", "authority", "operator")
@@ -77,7 +79,7 @@ def load_cluster_file(path: Path) -> ClusterFile:
         raise ConfigurationError(
             f"{path} does not exist: make a cluster with `pbft up`, or name its file with --cluster"
         ) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} cannot be read as TOML: {error}") from error
     _refuse_unknown(document, _KEYS, str(path))
     if "genesis" not in document:
@@ -104,6 +106,23 @@ def load_cluster_file(path: Path) -> ClusterFile:
     return cluster
 
 
+def load_genesis(cluster: ClusterFile) -> Genesis:
+    """The genesis that a cluster.toml names. Raises ConfigurationError, also if it has another
+    number of replicas."""
+    try:
+        genesis = parse_genesis(cluster.genesis.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read the genesis {cluster.genesis}: {error.strerror}"
+        ) from error
+    if len(cluster.replicas) != len(genesis.replicas):
+        raise ConfigurationError(
+            f"cluster.toml has {len(cluster.replicas)} replicas, the genesis "
+            f"{len(genesis.replicas)}: they belong to different clusters"
+        )
+    return genesis
+
+
 def _quote(text: str) -> str:
     # A JSON string without surrogates is a TOML basic string.
     return json.dumps(text, ensure_ascii=False)
@@ -122,7 +141,10 @@ def _text(table: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def _path(document: Mapping[str, Any], name: str, file: Path) -> Path:
-    return file.absolute().parent / _text(document, name, str(file))
+    text = _text(document, name, str(file))
+    if "\0" in text:
+        raise ConfigurationError(f"{name} in {file} can be no path: {text!r}")
+    return file.absolute().parent / text
 
 
 def _optional_path(document: Mapping[str, Any], name: str, file: Path) -> Path | None:
@@ -143,6 +165,16 @@ def _replica(table: object, index: int, file: Path) -> ReplicaAddresses:
 def _address(table: Mapping[str, Any], name: str, where: str) -> str:
     address = _text(table, name, where)
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    is_port = re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536
+    if not is_port or not _may_be_host(host):
         raise ConfigurationError(f"{name} in {where} must be host:port, not {address!r}")
     return address
+
+
+def _may_be_host(host: str) -> bool:
+    """Whether it can be looked up at all."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(host) and host.isprintable() and " " not in host

@@ -76,11 +76,10 @@ def hash_command(cluster_file: Path, output: str) -> int:
 @format_option
 def members(cluster_file: Path, output: str) -> None:
     """The replicas of the genesis, with their keys and addresses."""
-    from pbft.genesis import parse_genesis
-    from pbft_client.cluster_file import load_cluster_file
+    from pbft_client.cluster_file import load_cluster_file, load_genesis
 
     addresses = load_cluster_file(cluster_file)
-    genesis = parse_genesis(addresses.genesis.read_bytes())
+    genesis = load_genesis(addresses)
     columns = ["replica", "client", "admin", "public_key"]
     rows = [
         [index, replica.client, replica.admin, key.hex()]

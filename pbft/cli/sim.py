@@ -26,9 +26,9 @@ class SeedRange(click.ParamType[range]):
         """See click."""
         if isinstance(value, range):
             return value
-        found = re.fullmatch(r"(\d+)\.\.(\d+)", str(value))
+        found = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", str(value))
         if found is None or int(found[1]) >= int(found[2]):
-            self.fail(f"{value!r} is not A..B with A below B", param, ctx)
+            self.fail(f"{value!r} is not A..B with A below B, and both below 10^18", param, ctx)
         return range(int(found[1]), int(found[2]))
 
 
@@ -44,7 +44,7 @@ class NumberList(click.ParamType[tuple[int, ...]]):
         if isinstance(value, tuple):
             return value
         parts = str(value).split(",")
-        if not all(part.isascii() and part.isdigit() for part in parts):
+        if not all(re.fullmatch(r"[0-9]{1,9}", part) for part in parts):
             self.fail(f"{value!r} is not a list of numbers", param, ctx)
         numbers = tuple(map(int, parts))
         if min(numbers) < MIN_REPLICAS or max(numbers) > MAX_REPLICAS:

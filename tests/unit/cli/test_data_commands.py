@@ -72,9 +72,11 @@ def test_cells() -> None:
         ["bench", "--in-flight", "1", "--clients", "2"],
         ["sim", "--seeds", "5..5"],
         ["sim", "--seeds", "5"],
+        ["sim", "--seeds", "0..99999999999999999999"],
         ["sim", "--seed", "1", "--seeds", "1..2"],
         ["sim", "--replicas", "3"],
         ["sim", "--replicas", "4,,5"],
+        ["sim", "--replicas", "4" * 5_000],
         ["sim", "--seeds", "1..3", "--trace"],
     ],
 )
@@ -275,6 +277,19 @@ def test_health_needs_a_quorum_of_ready_replicas(
     assert code == exit_codes.TOO_FEW_REPLICAS
     assert [row["ready"] for row in rows] == [True, False, True, False]
     assert [row["live"] for row in rows] == [True] * 4
+
+
+def test_members_of_another_genesis_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, file = tmp_path / "net", tmp_path / "net" / "cluster.toml"
+    assert run(["testnet", "init", "--out", str(out), "--clients", "1"]) == exit_codes.OK
+    assert run(["cluster", "members", "--cluster", str(file)]) == exit_codes.OK
+    one_more = '\n[[replicas]]\nclient = "127.0.0.1:1"\n'
+    file.write_text(file.read_text(encoding="utf-8") + one_more, encoding="utf-8")
+    capsys.readouterr()
+    assert run(["cluster", "members", "--cluster", str(file)]) == exit_codes.ERROR
+    assert "has 5 replicas, the genesis 4" in capsys.readouterr().err
 
 
 def test_hash_compares_digests_of_one_sequence(

@@ -102,6 +102,15 @@ def test_a_cluster_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert load_cluster_file(file) == cluster
 
 
+def test_hosts_may_be_names_and_addresses_of_both_kinds(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.toml"
+    hosts = ["a", "replica_0.example.", "127.0.0.1", "[2001:db8:85a3:8d3:1319:8a2e:370:7348]", "ü"]
+    tables = [f'[[replicas]]\nclient = "{host}:65535"' for host in hosts]
+    file.write_text("\n".join(['genesis = "g"', *tables]), encoding="utf-8")
+    addresses = [replica.client for replica in load_cluster_file(file).replicas]
+    assert addresses == [f"{host}:65535" for host in hosts]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -116,6 +125,13 @@ def test_a_cluster_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ('genesis = "g"\n[[replicas]]\nclient = "a"', "must be host:port, not 'a'"),
         ('genesis = "g"\n[[replicas]]\nclient = ":1"', "must be host:port"),
         ('genesis = "g"\n[[replicas]]\nclient = "a:70000"', "must be host:port"),
+        ('genesis = "g"\n[[replicas]]\nclient = "my host:1"', "must be host:port, not 'my host:1'"),
+        ('genesis = "g"\n[[replicas]]\nclient = "a\\t:1"', "must be host:port"),
+        ('genesis = "g"\n[[replicas]]\nclient = "a..example:1"', "must be host:port"),
+        ('genesis = "g"\n[[replicas]]\nclient = "a:' + "1" * 5_000 + '"', "must be host:port"),
+        ('genesis = "g\\u0000"\n[[replicas]]\nclient = "a:1"', "genesis in .* can be no path"),
+        ("genesis = " + "1" * 5_000, "cannot be read as TOML"),
+        ("genesis = " + "[" * 5_000, "cannot be read as TOML"),
         ('genesis = "g"\n[[replicas]]\nadmin = "a:1"', "client in replica 0"),
         ('genesis = "g"' + 3 * '\n[[replicas]]\nclient = "a:1"', "names 3 replicas; .* 4 to 31"),
         ('genesis = "g"' + 32 * '\n[[replicas]]\nclient = "a:1"', "names 32 replicas; .* 4 to 31"),
