@@ -194,7 +194,7 @@ class Client:
             count_only=count_only,
             with_revision=with_revision,
         )
-        if consistency not in _FAST:
+        if not isinstance(consistency, str) or consistency not in _FAST:
             raise InvalidCall(f"consistency must be one of {', '.join(_FAST)}")
         fast = _FAST[consistency]
         if fast is None:

@@ -43,11 +43,12 @@ def encode_put(key: bytes, value: bytes, *, return_previous: bool) -> bytes:
         key.__class__ is value.__class__ is bytes
         and 0 < len(key) < SHORT_BYTES
         and 0 < len(value) < LONG_BYTES
-        and not return_previous
+        and return_previous is False
     ):
         return _encode_plain_put(key, value)
     key, value = bytes_of("key", key), bytes_of("value", value)
-    put = kv_pb2.PutRequest(key=key, value=value, prev_kv=return_previous)
+    wants_previous = _flag_of("return_previous", return_previous)
+    put = kv_pb2.PutRequest(key=key, value=value, prev_kv=wants_previous)
     return kv_pb2.RequestOp(request_put=put).SerializeToString()
 
 
@@ -67,14 +68,22 @@ def bytes_of(name: str, value: object) -> bytes:
 
 def _number_of(name: str, value: object) -> int:
     """An argument that is a limit or a revision. Raises InvalidCall if it can be none."""
-    if isinstance(value, int) and 0 <= value <= _NUMBER_MAX:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _NUMBER_MAX:
         return value
     raise InvalidCall(f"{name} must be a whole number from 0 to {_NUMBER_MAX}")
 
 
+def _flag_of(name: str, value: object) -> bool:
+    """An argument that is true or false. Raises InvalidCall if it is neither."""
+    if isinstance(value, bool):
+        return value
+    raise InvalidCall(f"{name} must be True or False, not {type(value).__name__}")
+
+
 def encode_delete(key: bytes, range_end: bytes, *, return_previous: bool) -> bytes:
     """DeleteRange."""
-    delete = kv_pb2.DeleteRangeRequest(key=key, range_end=range_end, prev_kv=return_previous)
+    wants_previous = _flag_of("return_previous", return_previous)
+    delete = kv_pb2.DeleteRangeRequest(key=key, range_end=range_end, prev_kv=wants_previous)
     return kv_pb2.RequestOp(request_delete_range=delete).SerializeToString()
 
 
@@ -110,9 +119,9 @@ def encode_range(
         range_end=range_end,
         limit=_number_of("limit", limit),
         revision=_number_of("revision", revision),
-        keys_only=keys_only,
-        count_only=count_only,
-        with_revision=with_revision,
+        keys_only=_flag_of("keys_only", keys_only),
+        count_only=_flag_of("count_only", count_only),
+        with_revision=_flag_of("with_revision", with_revision),
     )
     return kv_pb2.RequestOp(request_range=request).SerializeToString()
 

@@ -12,6 +12,7 @@ from pbft_client.errors import InvalidCall
 from tests.unit.client.fake_cluster import FakeCluster, in_loop
 
 LONG = b"v" * 100_000
+FLAG = "must be True or False"
 NUMBER = "must be a whole number from 0 to"
 WRONG: list[tuple[Callable[[Any], Awaitable[object]], str]] = [
     (lambda client: client.put("k", b"v"), "key must be bytes, not str"),
@@ -31,6 +32,16 @@ WRONG: list[tuple[Callable[[Any], Awaitable[object]], str]] = [
     (lambda client: client.range(prefix=b"k", limit=10**5_000), f"limit {NUMBER}"),
     (lambda client: client.range(prefix=b"k", limit=1.5), f"limit {NUMBER}"),
     (lambda client: client.range(prefix=b"k", revision=2**63), f"revision {NUMBER}"),
+    (lambda client: client.range(prefix=b"k", limit=True), f"limit {NUMBER}"),
+    (lambda client: client.range(prefix=b"k", revision=False), f"revision {NUMBER}"),
+    (lambda client: client.range(b"k", keys_only="yes"), f"keys_only {FLAG}, not str"),
+    (lambda client: client.range(b"k", count_only=1), f"count_only {FLAG}, not int"),
+    (lambda client: client.range(b"k", with_revision=[]), f"with_revision {FLAG}, not list"),
+    (lambda client: client.put(b"k", b"v", return_previous="yes"), f"return_previous {FLAG}"),
+    (lambda client: client.put(b"k", b"v", return_previous=None), f"return_previous {FLAG}"),
+    (lambda client: client.delete(b"k", return_previous="yes"), f"return_previous {FLAG}"),
+    (lambda client: client.get(b"k", consistency=[]), "consistency must be one of"),
+    (lambda client: client.get(b"k", consistency="fast"), "consistency must be one of"),
     (lambda client: client.delete(prefix="k"), "prefix must be bytes, not str"),
     (lambda client: client.execute("operation"), "operation must be bytes, not str"),
     (lambda client: client.get(b"k", timeout=[]), "timeout must be a finite number"),
