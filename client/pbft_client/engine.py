@@ -205,15 +205,14 @@ class Engine:
 
     async def close(self) -> None:
         """Ends the session with a closing request, and then the links. Calls under way end as
-        unknown.
+        unknown, those that wait to be sent as ClientClosed.
 
         If this is cancelled, it goes on without its caller; a second call waits for the same end.
         """
         if self._closing is None:
             self._closing = self._loop.create_task(self._end(), name="close")
-            error = "the client was closed"
             for pending in self._deadlines.take_all():
-                self._fail(pending, self._unanswered(pending, error))
+                self._fail(pending, self._closed(pending))
         await asyncio.shield(self._closing)
 
     # What the links tell (LinkOwner).
@@ -381,6 +380,12 @@ class Engine:
         self._give_up(call)
         if not call.future.done():
             call.future.set_exception(error)
+
+    def _closed(self, call: PendingCall) -> ClientError:
+        """The error of a call that is given up because the client ends."""
+        if call.owner is not None and call.carrier is None:
+            return ClientClosed("the client was closed before the operation was sent")
+        return self._unanswered(call, "the client was closed")
 
     def _unanswered(self, call: PendingCall, text: str) -> ClientError:
         """The error of a call that is about to be given up."""

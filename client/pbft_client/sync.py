@@ -85,7 +85,7 @@ class SyncClient:
 
     def close(self) -> None:
         """Ends the session and the thread. Calls of other threads end first, as unknown if they
-        were sent; those that come later raise ClientClosed."""
+        were sent; the others, and those that come later, raise ClientClosed."""
         self._require_own_process()
         with self._lock:
             if not self._closed:

@@ -1,13 +1,20 @@
 """The engine and the event loop that it runs in."""
 
 import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import uvloop
 
+from pbft_client.client import Client
 from pbft_client.engine import ClientSettings, Engine
-from pbft_client.errors import OutcomeUnknown
+from pbft_client.errors import ClientClosed, OutcomeUnknown, TooFewAnswers
+from pbft_client.gathering import GatherSettings
+from pbft_client.reads import ReadSettings
+from pbft_client.session import SessionSettings
+from tests.unit.client.fake_cluster import FakeCluster, in_loop, until
 from tests.unit.client.world import World
 
 
@@ -29,3 +36,26 @@ def test_a_deadline_that_is_over_when_it_is_looked_at_disturbs_nothing(new_loop:
 
     with asyncio.Runner(loop_factory=new_loop) as runner:  # type: ignore[arg-type]
         runner.run(story())
+
+
+@in_loop
+async def test_closing_ends_what_was_not_sent_as_that(tmp_path: Path) -> None:
+    one_at_a_time = GatherSettings(under_way=1)
+    patient = ReadSettings(one_at_a_time, linearizable_wait_us=3_600_000_000)
+    async with FakeCluster(tmp_path) as cluster:
+        client = await cluster.connect(session=SessionSettings(one_at_a_time), reads=patient)
+        for replica in cluster.replicas:
+            replica.is_silent = True
+        session, reads = client._engine.session, client._engine.reads
+        sent = [asyncio.ensure_future(call) for call in calls_of(client)]
+        await until(lambda: session.under_way == len(reads._under_way) == 1)
+        waiting = [asyncio.ensure_future(call) for call in calls_of(client)]
+        await asyncio.sleep(0)
+        await client.close()
+        ends = await asyncio.gather(*sent, *waiting, return_exceptions=True)
+        expected = [OutcomeUnknown, TooFewAnswers, ClientClosed, ClientClosed]
+        assert [type(end) for end in ends] == expected
+
+
+def calls_of(client: Client) -> list[Coroutine[None, None, object]]:
+    return [client.put(b"k", b"v"), client.get(b"k")]
