@@ -2,7 +2,7 @@
 trace.
 
 A timer per call would cost more than everything else about the call. Deadlines are rounded up to
-slots that are at most 1/64 of the timeout long, so one timeout has at most 65 slots with calls in
+slots that are at most 1/64 of the timeout long, so one timeout has at most 129 slots with calls in
 them at any time.
 """
 
@@ -14,7 +14,7 @@ from pbft_client.errors import InvalidCall
 
 _SLOT_BITS_MIN = 13
 """Slots of about 8 ms at least."""
-_PRECISION_BITS = 6
+_PRECISION_BITS = 7
 
 Item = TypeVar("Item")
 
