@@ -10,6 +10,8 @@ import click
 from pbft.errors import printable
 
 FORMATS = ("table", "json")
+ALIGNED_MAX = 100
+"""A longer cell moves the rest of its line only: it would make every line as long as itself."""
 
 
 def print_json(document: object) -> None:
@@ -48,16 +50,33 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
+    shown = [[show(cell) for cell in row] for row in rows]
+    console = Console()
+    if not console.is_terminal:
+        _write_lines([list(columns), *shown], 0 if header else 1)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
     for column in columns:
         table.add_column(column, overflow="fold", min_width=None if header else len(column))
-    for row in rows:
-        table.add_row(*(Text(show(cell)) for cell in row))
-    console = Console()
-    if not console.is_terminal:
-        # A pipe has no width: wrapping would break one record into several lines.
-        console = Console(width=10_000)
+    for row in shown:
+        table.add_row(*map(Text, row))
     console.print(table, soft_wrap=False)
+
+
+def _write_lines(lines: Sequence[Sequence[str]], begin: int) -> None:
+    """One line per record, however long: a pipe has no width to break it at. Aligned by all lines,
+    written from `begin` on."""
+    from rich.cells import cell_len
+
+    sizes = [[cell_len(cell) for cell in line] for line in lines]
+    widths = [min(max(column), ALIGNED_MAX) for column in zip(*sizes, strict=True)]
+    for line, its_sizes in list(zip(lines, sizes, strict=True))[begin:]:
+        padded = [
+            cell + " " * (width - size)
+            for cell, width, size in zip(line, widths, its_sizes, strict=True)
+        ]
+        sys.stdout.write("  ".join(padded).rstrip() + "\n")
+    sys.stdout.flush()
 
 
 def show(cell: object) -> str:

@@ -16,7 +16,7 @@ from pbft.cli.failure import CommandFailed
 from pbft.cli.fault import _answer
 from pbft.cli.kv import _document, _shown
 from pbft.cli.main import run
-from pbft.cli.output import show
+from pbft.cli.output import print_table, show
 from pbft_client.cluster_file import ClusterFile, ReplicaAddresses, dump_cluster_file
 from pbft_client.results import KeyValue
 
@@ -51,6 +51,19 @@ def test_cells() -> None:
         "-",
         "a, 1",
         "2.5",
+    ]
+
+
+def test_in_a_pipe_each_record_is_a_line_however_long(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "y" * 200_000
+    print_table(["key", "value", "n"], [["k", long, 1], ["wide 字", None, 22]])
+    print_table(["key", "value", "n"], [["k", "v", True]], header=False)
+    assert capsys.readouterr().out.split("\n") == [
+        "key      value" + 95 * " " + "  n",
+        f"k        {long}  1",
+        "wide 字  -" + 99 * " " + "  22",
+        "k    v      yes",
+        "",
     ]
 
 
