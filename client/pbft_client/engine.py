@@ -260,7 +260,7 @@ class Engine:
     def _on_replies(self, replica: ReplicaId, signed: Signed) -> None:
         envelope = self.opener.open(replica, signed)
         if isinstance(envelope, ReadEnvelope):
-            self._settle_reads(self.reads.receive(envelope))
+            self._settle_reads(self.reads.receive(envelope, now()))
         else:
             self._settle_requests(self.session.receive(envelope, now()))
 

@@ -51,6 +51,9 @@ class ReadSettings:
     stale_wait_us: Micros = 50_000
     """After this long a stale read is asked anew; twice as long with each that fails, up to
     STALE_DOUBLINGS_MAX times."""
+    results_late_us: Micros = 10_000
+    """When the results come so much later than twice what the answers that agree took, another
+    replica is asked for them from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +68,23 @@ class ReadSettlement:
 class Inquiry(Carrier):
     """One ReadRequest under way."""
 
-    __slots__ = ("collector", "consistency", "deadline_us", "full_from")
+    __slots__ = ("agreed_us", "asked_us", "collector", "consistency", "deadline_us", "full_from")
 
     def __init__(
         self,
         calls: list[Call],
         consistency: Consistency,
         collector: ReadCollector,
+        asked_us: Micros,
         deadline_us: Micros,
         full_from: ReplicaId,
     ) -> None:
         super().__init__(calls)
         self.consistency = consistency
         self.collector = collector
+        self.asked_us = asked_us
+        self.agreed_us: Micros | None = None
+        """When as many as needed agreed, but without the results."""
         self.deadline_us = deadline_us
         self.full_from = full_from
         """The replica that was asked for the results themselves."""
@@ -168,7 +175,7 @@ class Reads:
             settlements += self._hand_back_halves()
         return settlements
 
-    def receive(self, envelope: ReadEnvelope) -> list[ReadSettlement]:
+    def receive(self, envelope: ReadEnvelope, now: Instant) -> list[ReadSettlement]:
         """Counts the answers of one replica; returns the reads that are over by them."""
         settlements = []
         for reply in envelope.message.replies:
@@ -180,12 +187,16 @@ class Reads:
             if isinstance(verdict, ReadDecision):
                 if inquiry.consistency is Consistency.STALE:
                     self._stale_failures = 0
+                if self._were_results_late(inquiry, now.monotonic_us):
+                    self._pass_over(inquiry.full_from)
                 del self._under_way[reply.nonce]
                 self._forget(inquiry)
                 settlements.append(ReadSettlement(inquiry.calls, verdict))
                 continue
             if verdict is not None:
                 self.ignored[verdict] += 1
+            if inquiry.agreed_us is None and self._is_agreed(inquiry):
+                inquiry.agreed_us = now.monotonic_us
             if self._is_lost(inquiry):
                 settlements += self._end_lost(reply.nonce)
         return settlements
@@ -263,7 +274,9 @@ class Reads:
             len(queries),
         )
         deadline_us = now.monotonic_us + self._wait_us(consistency)
-        inquiry = Inquiry(calls, consistency, collector, deadline_us, self._full_from)
+        inquiry = Inquiry(
+            calls, consistency, collector, now.monotonic_us, deadline_us, self._full_from
+        )
         self._under_way[self._nonce] = inquiry
         others = tuple(sorted(self._connected - {self._full_from}))
         return [
@@ -287,6 +300,17 @@ class Reads:
         replicas = self._thresholds.replicas
         following = (self._nonce + 1) % _NONCES
         self._nonce = (following + (self._full_from - following) % replicas) % _NONCES
+
+    def _is_agreed(self, inquiry: Inquiry) -> bool:
+        return inquiry.collector.matching >= self._needed(inquiry.consistency)
+
+    def _were_results_late(self, inquiry: Inquiry, now_us: Micros) -> bool:
+        """Whether the results came long after all else that was needed: by more than that took, so
+        that a slow network alone makes nobody late."""
+        if inquiry.agreed_us is None:
+            return False
+        agreeing_us = inquiry.agreed_us - inquiry.asked_us
+        return now_us - inquiry.agreed_us > agreeing_us + self._settings.results_late_us
 
     def _is_lost(self, inquiry: Inquiry) -> bool:
         # A stale read that failed waits for its time to pass, so that it is not asked in a tight

@@ -160,7 +160,7 @@ class HonestClient:
             for settled in self._session.receive(envelope, self._now()):
                 self._settle(settled)
         elif isinstance(envelope.message, ReadReplies):
-            for read in self._reads.receive(envelope):
+            for read in self._reads.receive(envelope, self._now()):
                 results = None if read.decision is None else read.decision.results
                 self._settle_read(read.calls, results)
 

@@ -50,7 +50,7 @@ class Driver:
     def _receive(self, reply: ReadReply, replicas: Sequence[int]) -> list[ReadSettlement]:
         settlements = []
         for replica in replicas:
-            settlements += self.reads.receive(self.world.reads(replica, [reply]))
+            settlements += self.reads.receive(self.world.reads(replica, [reply]), at(0))
         return settlements
 
 
@@ -106,7 +106,9 @@ def test_f_liars_cannot_have_a_read_halved() -> None:
     assert driver.refuse(read, 3) == []
     assert driver.answer(read, 0) == []
     stale = read_reply(read.nonce, read.queries, (b"old", b"old"))
-    assert driver.reads.receive(driver.world.reads(1, [stale])) == [], "the last may refuse, too"
+    assert driver.reads.receive(driver.world.reads(1, [stale]), at(0)) == [], (
+        "the last may refuse, too"
+    )
     assert driver.answer(read, 2) == [ReadSettlement([*calls], None)]
     assert driver.ask(1) == []
 

@@ -34,8 +34,8 @@ class Driver:
     def ask(self, seconds: float) -> list[Transmission]:
         return self.reads.poll(at(seconds))
 
-    def receive(self, replica: int, reply: ReadReply) -> list[ReadSettlement]:
-        return self.reads.receive(self.world.reads(replica, [reply]))
+    def receive(self, replica: int, reply: ReadReply, seconds: float = 0) -> list[ReadSettlement]:
+        return self.reads.receive(self.world.reads(replica, [reply]), at(seconds))
 
 
 def test_a_read_goes_to_all_and_one_sends_the_results() -> None:
@@ -210,6 +210,36 @@ def test_after_a_failure_another_replica_is_asked_for_the_results() -> None:
         driver.calls(FAST, b"q")
         assert driver.ask(0)[0].replicas == (expected,)
         assert len(driver.reads.expire(at(1))) == 1
+
+
+@pytest.mark.parametrize("consistency", [FAST, STALE])
+@pytest.mark.parametrize(("seconds", "next_asked"), [(0.029, 0), (0.031, 1)])
+def test_who_sends_the_results_long_after_others_agreed_is_passed_over(
+    consistency: Consistency, seconds: float, next_asked: int
+) -> None:
+    """Else a replica that takes its time, but not all of it, would slow down every fast read."""
+    driver = Driver()
+    driver.calls(consistency, b"q")
+    nonce = read_in(driver.ask(0)[0].item).nonce
+    answer = read_reply(nonce, (b"q",), (b"r",))
+    for replica in (1, 2, 3):
+        assert driver.receive(replica, replace(answer, results=None), 0.01) == []
+    (settlement,) = driver.receive(0, answer, seconds)
+    assert settlement.decision is not None
+    driver.calls(consistency, b"q")
+    assert driver.ask(1)[0].replicas == (next_asked,)
+
+
+def test_who_is_not_waited_for_is_not_late() -> None:
+    driver = Driver()
+    driver.calls(FAST, b"q")
+    nonce = read_in(driver.ask(0)[0].item).nonce
+    answer = read_reply(nonce, (b"q",), (b"r",))
+    driver.receive(1, replace(answer, results=None), 0)
+    driver.receive(0, answer, 0.1)
+    assert driver.receive(2, replace(answer, results=None), 0.15)
+    driver.calls(FAST, b"q")
+    assert driver.ask(1)[0].replicas == (0,)
 
 
 def test_a_replica_that_is_not_connected_is_not_asked_for_the_results() -> None:
