@@ -9,6 +9,7 @@ is replicated state. At a stable checkpoint at or above s + L every slot it migh
 settled, and it votes again.
 """
 
+from pbft.core import checkpoint
 from pbft.core.certificates import verify_checkpoints
 from pbft.core.effects import (
     Broadcast,
@@ -64,15 +65,14 @@ def begin(core: Core, saved: SavedLog, nonce: bytes) -> None:
     core.incarnation = 0 if rejoin is None else rejoin.incarnation
     if core.incarnation:
         core.view_floor = _highest_decided_view(core)
+    if core.settings.rejoin:
+        _lose(core)
+        return
+    # The first recall leaves a record when it is answered. Whatever else may be here by then was
+    # sent by peers, which heal a replica that does not know yet whether it lost something.
+    core.recalling = Recalling(nonce, core.view, is_empty=rejoin is None)
     if rejoin is not None and not rejoin.done:
         core.rejoining = Rejoining(core.incarnation)
-    elif core.settings.rejoin:
-        _lose(core)
-    else:
-        # The first recall leaves a record when it is answered. Whatever else may be here by then
-        # was sent by peers, which heal a replica that does not know yet whether it lost something.
-        is_empty = rejoin is None
-        core.recalling = Recalling(nonce, core.view, is_empty)
 
 
 def on_recalled(core: Core, answer: Authenticated[Recalled]) -> None:
@@ -95,9 +95,18 @@ def on_recalled(core: Core, answer: Authenticated[Recalled]) -> None:
         # One of an earlier incarnation was signed before a loss that is settled since.
         current = change.incarnation >= core.incarnation
         lacking |= current and change.view > recalling.persisted_view
+    shown_to = 0
     for vote in message.votes:
         _require_mine(core, vote)
-        lacking |= _is_lacking(core, vote)
+        if core.rejoining is None:
+            lacking |= _is_lacking(core, vote)
+        else:
+            shown_to = max(shown_to, _sequence(core, vote))
+    if core.rejoining is not None:
+        core.rejoining.shown_to = max(core.rejoining.shown_to, shown_to)
+    if stable.sequence > core.low_water_mark:
+        # The peers hold no votes below it any more, and nobody needs one of mine there.
+        checkpoint.stabilise(core, stable)
     recalling.lacking |= lacking
     recalling.answered.add(answer.signer)
 
@@ -105,6 +114,12 @@ def on_recalled(core: Core, answer: Authenticated[Recalled]) -> None:
 def _require_mine(core: Core, signed: Signed) -> None:
     if signed.signer != core.me or not core.verifier.is_authentic(signed):
         raise Rejected(Reason.BAD_CERTIFICATE, "a statement that this replica did not sign")
+
+
+def _sequence(core: Core, signed: Signed) -> SequenceNumber:
+    vote = core.verifier.decode(signed)
+    assert isinstance(vote, PrePrepare | Prepare | Commit)
+    return vote.sequence
 
 
 def _is_lacking(core: Core, signed: Signed) -> bool:
@@ -204,6 +219,11 @@ def advance(core: Core) -> None:
     """Asks again where no answer came, and ends recall and rejoin when they are complete."""
     if core.recalling is not None:
         _advance_recall(core, core.recalling)
+    if core.recalling is not None:
+        return
+    if core.incarnations.get(core.me, 0) > core.incarnation:
+        # The log knows of an incarnation before anybody else: one that does not was rolled back.
+        _lose(core)
     if core.rejoining is not None:
         _advance_rejoin(core, core.rejoining)
 
@@ -235,6 +255,10 @@ def _advance_rejoin(core: Core, rejoining: Rejoining) -> None:
         # Only the durable state tells a later start that the rejoin was executed.
         is_durable = core.state.durable_sequence >= executed_at
         if core.executed >= core.low_water_mark >= settled and is_durable:
+            if rejoining.shown_to > settled:
+                # Voted for after this very rejoin: the log is a copy from before its end.
+                _lose(core)
+                return
             core.rejoining = None
             core.view_floor = _highest_decided_view(core)
             core.emit(Persist(RejoinRecord(rejoining.incarnation, done=True)))
@@ -265,7 +289,7 @@ def next_deadline_us(core: Core) -> Micros | None:
     candidates: list[Micros] = []
     if core.recalling is not None:
         candidates.append(core.recalling.ask_us)
-    if core.rejoining is not None:
+    elif core.rejoining is not None:
         candidates.append(core.rejoining.ask_us)
     return min(candidates, default=None)
 

@@ -77,7 +77,7 @@ def _distinct_replicas(signed: Iterable[Signed]) -> set[ReplicaId]:
     return {item.signer for item in signed if isinstance(item.signer, int)}
 
 
-def _decode_authentic(
+def decode_authentic(
     signed: Signed, kind: Kind, reason: Reason, verifier: CertificateVerifier
 ) -> SignedMessage:
     """The message of an envelope of this kind. Raises Rejected(reason) if it is not authentic."""
@@ -106,7 +106,7 @@ def verify_prepared(
     if not verifier.is_authentic(proof.pre_prepare):
         raise Rejected(Reason.BAD_CERTIFICATE, "pre-prepare not authentic")
     for signed in proof.prepares:
-        prepare = _decode_authentic(signed, Kind.PREPARE, Reason.BAD_CERTIFICATE, verifier)
+        prepare = decode_authentic(signed, Kind.PREPARE, Reason.BAD_CERTIFICATE, verifier)
         assert isinstance(prepare, Prepare)
         if (prepare.view, prepare.sequence, prepare.digest) != (
             vote.view,
@@ -165,7 +165,7 @@ def verify_checkpoints(
         raise Rejected(Reason.BAD_CERTIFICATE, "not q checkpoints")
     authentic: list[Authenticated[Checkpoint]] = []
     for signed in checkpoints:
-        message = _decode_authentic(signed, Kind.CHECKPOINT, Reason.BAD_CERTIFICATE, verifier)
+        message = decode_authentic(signed, Kind.CHECKPOINT, Reason.BAD_CERTIFICATE, verifier)
         assert isinstance(message, Checkpoint)
         if message.sequence != sequence:
             raise Rejected(Reason.BAD_CERTIFICATE, "a checkpoint of another sequence")

@@ -1,10 +1,15 @@
 """Restart: the durable state and the vote log become a replica again (protocol.md section 10)."""
 
+from typing import Final
+
 from pbft.core import execution, view_change
 from pbft.core.certificates import (
     CheckpointCertificate,
     CommitCertificate,
     PreparedCertificate,
+    commit_certificate,
+    decode_authentic,
+    verify_checkpoints,
 )
 from pbft.core.effects import AcceptedRecord, DecidedRecord, SavedLog
 from pbft.core.log import Slot
@@ -14,13 +19,18 @@ from pbft.errors import Reason, Rejected
 from pbft.messages import (
     Authenticated,
     Commit,
+    Kind,
     NewView,
     Prepare,
     PrePrepare,
+    Signed,
     VerifiedBatch,
     ViewChange,
 )
-from pbft.types import SequenceNumber
+from pbft.types import Digest, SequenceNumber
+
+_FOREIGN: Final = Reason.BAD_CERTIFICATE
+"""What the disk holds is not signed as this cluster signs it, or says something else."""
 
 
 def restore(core: Core, saved: SavedLog) -> None:
@@ -35,10 +45,13 @@ def restore(core: Core, saved: SavedLog) -> None:
     _restore_view(core, saved)
     _restore_slots(core, saved)
     if saved.view_change is not None and saved.view_change.view > core.view:
-        message = core.verifier.decode(saved.view_change.view_change)
+        signed = saved.view_change.view_change
+        message = decode_authentic(signed, Kind.VIEW_CHANGE, _FOREIGN, core.verifier)
         assert isinstance(message, ViewChange)
+        if message.replica != core.me:
+            raise Rejected(_FOREIGN, "the vote log's view-change is of another replica")
         view_change.leave_view(core, message.view)
-        own = Authenticated(message, saved.view_change.view_change)
+        own = Authenticated(message, signed)
         core.view_change.received[core.me] = own
         core.view_change.highest[core.me] = own.signed
     core.view_change.executed_at_entry = core.executed
@@ -50,12 +63,23 @@ def _restore_stable(core: Core, saved: SavedLog) -> None:
     if core.executed > 0:
         snapshot = core.state.pin()
         digest = core.state.durable_digest
-        core.stable = CheckpointCertificate(snapshot.sequence, digest, snapshot.certificate)
-        core.sealed[snapshot.sequence] = digest
+        certificate = snapshot.certificate
         snapshot.release()
+        core.stable = _verified_checkpoint(core, core.executed, digest, certificate)
+        core.sealed[core.executed] = digest
     stable = saved.stable
     if stable is not None and stable.sequence > core.stable.sequence:
-        core.stable = CheckpointCertificate(stable.sequence, stable.digest, stable.certificate)
+        core.stable = _verified_checkpoint(core, stable.sequence, stable.digest, stable.certificate)
+
+
+def _verified_checkpoint(
+    core: Core, sequence: SequenceNumber, digest: Digest, certificate: tuple[Signed, ...]
+) -> CheckpointCertificate:
+    """The checkpoint that the disk says is stable, if q replicas of this cluster said so."""
+    stable = verify_checkpoints(sequence, certificate, core.genesis, core.verifier)
+    if stable.digest != digest:
+        raise Rejected(_FOREIGN, f"the certificate on disk is of another state at {sequence}")
+    return stable
 
 
 def _restore_view(core: Core, saved: SavedLog) -> None:
@@ -66,6 +90,8 @@ def _restore_view(core: Core, saved: SavedLog) -> None:
     message = core.verifier.decode(saved.new_view.new_view)
     assert isinstance(message, NewView)
     plan = verify_new_view(message, core.genesis, core.verifier, {})
+    for signed in message.view_changes:
+        view_change.remember_highest(core, message.view, signed)
     view_change.adopt_view(core, message.view, saved.new_view.new_view, plan)
     if plan.min_sequence > core.low_water_mark:
         core.stable = plan.stable
@@ -85,11 +111,7 @@ def _restore_slots(core: Core, saved: SavedLog) -> None:
             slot = core.log.slot(record.sequence)
             if record.batch:
                 slot.bodies[record.digest] = _restore_body(core, record)
-            commit = core.verifier.decode(record.commits[0])
-            assert isinstance(commit, Commit)
-            slot.decision = CommitCertificate(
-                commit.view, record.sequence, record.digest, record.commits
-            )
+            slot.decision = _restore_decision(core, record)
             core.dirty.add(slot.sequence)
     for accepted in saved.accepted:
         if accepted.sequence > kept:
@@ -107,6 +129,20 @@ def _restore_slots(core: Core, saved: SavedLog) -> None:
         valid = certificate is not None and certificate.view >= core.entered_view
         if valid or slot.decision is not None:
             core.highest_prepared = max(core.highest_prepared, slot.sequence)
+
+
+def _restore_decision(core: Core, record: DecidedRecord) -> CommitCertificate:
+    """The certificate of a record. Raises Rejected if it does not say what the record says: the
+    log may be that of another cluster."""
+    commits: list[Authenticated[Commit]] = []
+    for signed in record.commits:
+        message = decode_authentic(signed, Kind.COMMIT, _FOREIGN, core.verifier)
+        assert isinstance(message, Commit)
+        commits.append(Authenticated(message, signed))
+    decision = commit_certificate(commits, core.genesis)
+    if (decision.sequence, decision.digest) != (record.sequence, record.digest):
+        raise Rejected(_FOREIGN, f"the vote log's commits for sequence {record.sequence}")
+    return decision
 
 
 def _end_of_decided(core: Core) -> SequenceNumber:
@@ -133,6 +169,8 @@ def _restore_accepted(core: Core, slot: Slot, record: AcceptedRecord) -> None:
         slot.accepted.add(record.digest)
     if record.view != core.view:
         return
+    if not core.verifier.is_authentic(record.pre_prepare):
+        raise Rejected(_FOREIGN, f"the vote log's pre-prepare for sequence {record.sequence}")
     slot.waiting = None
     vote = PrePrepare(record.view, record.sequence, record.digest)
     slot.pre_prepare = Authenticated(vote, record.pre_prepare)

@@ -192,6 +192,8 @@ class Rejoining:
     ask_us: Micros = 0
     asked_us: Micros | None = None
     """When this incarnation was first asked for."""
+    shown_to: SequenceNumber = 0
+    """The highest sequence of a vote of mine that a peer showed, at the recall after a restart."""
 
 
 @dataclass(slots=True)
@@ -396,6 +398,12 @@ class Core:
         the restart. After a power loss of all it may be nobody but this replica that has that,
         however far h was above what is durable."""
         return range(self.executed + 1, max(self.catch_up.stop, self.restored_end + 1))
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether what was decided before the restart is not all executed again: the replicated
+        state, incarnations included, is older than what this replica signed for."""
+        return self.executed < self.restored_end
 
     @property
     def primary(self) -> ReplicaId:

@@ -218,6 +218,9 @@ def _slot_items(core: Core, slot: Slot, status: Status) -> Iterator[tuple[PushKe
         body = slot.bodies.get(pre_prepare.message.digest)
         if body is not None:
             yield ("proposal", n), Proposal(pre_prepare.signed, body.encoded)
+    if not core.is_trusted:
+        # The restart made votes of mine anew from the log, which may be another's.
+        return
     prepare = slot.prepares.current.get(core.me)
     if prepare is not None and not status.prepared >> index & 1:
         yield ("prepare", n), prepare.signed

@@ -72,6 +72,9 @@ def check_view_change(core: Core, message: ViewChange, signer: ReplicaId) -> Rea
     if message.incarnation < core.incarnations.get(signer, 0):
         # Signed before the replica lost its votes: what it promises there it may not know any more.
         return Reason.BAD_VIEW_CHANGE
+    if signer == core.me:
+        # Mine is noted when it is signed. One that comes back was signed by an earlier incarnation.
+        return Reason.UNWANTED
     known = core.view_change.received.get(signer)
     if known is not None and known.message.view == message.view:
         return Reason.DUPLICATE
@@ -168,6 +171,8 @@ def _advance_deadline(core: Core) -> bool:
 
 def _advance_new_view(core: Core) -> bool:
     """As primary of the view: with q valid view-changes, compute O, persist, tell all, enter."""
+    if core.is_replaying:
+        return False
     change = core.view_change
     for signer in sorted(change.received):
         received = change.received[signer]
@@ -191,6 +196,9 @@ def _advance_new_view(core: Core) -> bool:
     chosen += [change.valid[signer] for signer in others]
     chosen = chosen[: core.thresholds.quorum]
     plan = compute_new_view(chosen)
+    if _is_refuted(core, core.view, plan):
+        # The others left this view, and one of a later view decided something else.
+        return False
     first = plan.min_sequence + 1
     pre_prepares = tuple(
         core.signer.sign(PrePrepare(core.view, first + offset, digest))
@@ -211,6 +219,9 @@ def check_new_view(core: Core, message: NewView, signer: ReplicaId) -> Reason | 
         return Reason.VIEW_STALE
     if message.view == 0 or signer != core.thresholds.primary_of(message.view):
         return Reason.NOT_PRIMARY
+    if core.is_replaying:
+        # A rejoin that makes one of its view-changes void may be among what is executed again.
+        return Reason.NOT_NORMAL
     if message.view == core.view and core.mode is Mode.NORMAL:
         accused = ("new_view", signer, message.view, 0) in core.evidence
         known = core.new_view
@@ -243,12 +254,12 @@ def on_new_view(core: Core, new_view: Authenticated[NewView]) -> None:
         core.reject("new_view", Reason.DIGEST_CONFLICT, new_view.signer)
         return
     for signed in message.view_changes:
-        _remember_highest(core, message.view, signed)
+        remember_highest(core, message.view, signed)
     core.emit(Persist(NewViewRecord(message.view, new_view.signed)))
     enter(core, message.view, new_view.signed, plan, message.pre_prepares)
 
 
-def _remember_highest(core: Core, view: View, signed: Signed) -> None:
+def remember_highest(core: Core, view: View, signed: Signed) -> None:
     """A view-change for `view` was in V: its signer may have to be told of it at a recall."""
     assert isinstance(signed.signer, int)
     highest = core.view_change.highest
@@ -263,13 +274,15 @@ def _is_refuted(core: Core, view: View, plan: NewViewPlan) -> bool:
     new-view is not the one that q replicas entered, though it may be valid: its author signed two,
     or the view was left. What was decided in an earlier view, O cannot contradict (`repropose`),
     unless void view-changes were let in, which may lack it: then no decision may be contradicted.
+    Who has not executed a decision may not know yet which view-changes are void.
     """
     for slot in core.log:
         offset = slot.sequence - plan.min_sequence - 1
         decision = slot.decision
-        if decision is None or decision.view < view or not 0 <= offset < len(plan.digests):
+        if decision is None or not 0 <= offset < len(plan.digests):
             continue
-        if decision.digest != plan.digests[offset]:
+        counts = decision.view >= view or slot.sequence > core.executed
+        if counts and decision.digest != plan.digests[offset]:
             return True
     return False
 

@@ -18,7 +18,7 @@ from pbft.core.settings import Settings
 from pbft.crypto.keys import load_key_pair
 from pbft.crypto.signing import ReplicaSigner
 from pbft.crypto.verifier import Verifier
-from pbft.errors import ConfigurationError
+from pbft.errors import ConfigurationError, Rejected
 from pbft.garbage import collect_rarely
 from pbft.genesis import Genesis, parse_genesis
 from pbft.node import descriptors
@@ -133,20 +133,7 @@ class ReplicaNode:
         self._metrics = Metrics(configuration.replica, package_version())
         self._events = EventStream(configuration.replica)
         verifier = Verifier(genesis)
-        core = Replica(
-            Settings(
-                configuration.replica,
-                pipeline_depth=configuration.pipeline_depth,
-                timers=configuration.timers,
-                rejoin=self._rejoin,
-            ),
-            genesis,
-            self._signer,
-            verifier,
-            state,
-            ObservedService(KeyValueStore(state, genesis.limits), self._metrics),
-            storage.log.load(),
-        )
+        core = self._restore(storage, state, verifier)
         verifier.relevance = core.relevance
         self._core = core
         inbox = Inbox(len(genesis.replicas))
@@ -193,6 +180,29 @@ class ReplicaNode:
             await self._network.close()
             await log_worker.close()
             await state_worker.close()
+
+    def _restore(
+        self, storage: directory.Storage, state: LayeredState, verifier: Verifier
+    ) -> Replica:
+        """The core as the disk has it. Raises StorageCorrupt if that is not this replica's."""
+        configuration, genesis = self._configuration, self._genesis
+        try:
+            return Replica(
+                Settings(
+                    configuration.replica,
+                    pipeline_depth=configuration.pipeline_depth,
+                    timers=configuration.timers,
+                    rejoin=self._rejoin,
+                ),
+                genesis,
+                self._signer,
+                verifier,
+                state,
+                ObservedService(KeyValueStore(state, genesis.limits), self._metrics),
+                storage.log.load(),
+            )
+        except Rejected as error:
+            raise StorageCorrupt(str(error)) from error
 
     async def _serve(self, runtime: Runtime, outbox: Outbox) -> None:
         configuration = self._configuration

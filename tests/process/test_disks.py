@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -77,6 +78,29 @@ def test_a_corrupt_vote_log_is_refused_with_advice(cluster: LocalCluster) -> Non
     inspected = pbft("log", "inspect", cluster.layout.data_directory(VICTIM))
     assert inspected.returncode == 4
     assert "fails its checksum" in inspected.stderr
+
+
+def test_a_vote_log_of_another_cluster_is_refused_with_advice(
+    cluster: LocalCluster, new_cluster: Callable[[], LocalCluster]
+) -> None:
+    """Its files are sound, and the identity beside them is right."""
+
+    async def write() -> None:
+        async with AsyncExitStack() as stack:
+            (client,) = await connect(stack, cluster, 1)
+            await client.put(b"key", b"value")
+
+    asyncio.run(write())
+    cluster.stop(cluster.running())
+    other = new_cluster()
+    log = other.layout.data_directory(VICTIM) / "log"
+    shutil.rmtree(log)
+    shutil.copytree(cluster.layout.data_directory(VICTIM) / "log", log)
+    refused = pbft("start", "--config", other.layout.configuration_file(VICTIM))
+    assert refused.returncode == 1
+    assert "bad_certificate" in refused.stderr
+    assert "pbft storage init" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_the_operator_may_have_a_replica_rejoin(cluster: LocalCluster) -> None:
