@@ -229,13 +229,15 @@ class RequestPool:
         return too_many or self.size_bytes + size > limits.pending_bytes
 
     def _is_client_full(self, queue: ClientQueue, size: int) -> bool:
-        """A client has at most an equal share, counted so that whoever comes next finds room; or
-        one request, however large."""
+        """A client has at most an equal share, and nothing of the last eighth, so that whoever
+        comes next finds room; or one request, however large."""
         limits = self._limits
         sharers = len(self._clients) + 1
         requests_max = min(limits.pending_requests_per_client, limits.pending_requests // sharers)
         bytes_max = min(limits.pending_bytes_per_client, limits.pending_bytes // sharers)
         too_much = len(queue.requests) >= requests_max or queue.size_bytes + size > bytes_max
+        too_much |= self.count >= limits.pending_requests * 7 // 8
+        too_much |= self.size_bytes + size > limits.pending_bytes * 7 // 8
         return too_much and bool(queue.requests)
 
     def _time(

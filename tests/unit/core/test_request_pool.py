@@ -1,10 +1,13 @@
 """The request pool: fairness, bounds, and deadlines that nothing but a view change moves."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbft.core.requests import STALE_TIMERS, RequestPool
+from pbft.crypto.signing import FAKE, ClientSigner
 from pbft.errors import Reason
 from pbft.limits import LocalLimits
 from pbft.messages import Authenticated, Request
@@ -19,6 +22,19 @@ def request(number: int, client: int = 0, size: int = 1) -> Authenticated[Reques
     maker = forge(4)
     signed = maker.request(number, b"x" * size, client=client, acknowledged=0)
     return maker.admit(signed)
+
+
+def request_of_many(client: int) -> Callable[[int], Authenticated[Request]]:
+    """Makes requests of one of more clients than the forge has."""
+    maker = forge(4)
+    keys = FAKE.key_pair(client.to_bytes(2, "big") * 16)
+    signer = ClientSigner(keys, maker.genesis.cluster_id, FAKE)
+
+    def make(number: int) -> Authenticated[Request]:
+        message = Request(signer.client, 1, number, 0, 0, (b"x",))
+        return Authenticated(message, signer.sign(message), bytes(32))
+
+    return make
 
 
 def pool_of(*requests: Authenticated[Request], limits: LocalLimits | None = None) -> RequestPool:
@@ -173,19 +189,25 @@ def test_bounds_per_client_leave_room_for_others() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [LocalLimits(pending_requests=9), LocalLimits(pending_bytes=9 * 250)]
+    "limits", [LocalLimits(pending_requests=128), LocalLimits(pending_bytes=128 * 250)]
 )
-def test_clients_that_send_without_end_leave_room_for_one_who_comes_later(
+def test_clients_that_send_without_end_leave_room_for_those_who_come_later(
     limits: LocalLimits,
 ) -> None:
-    """Each may have its equal share of the whole; a few would fill it otherwise."""
+    """Each may have its equal share of the whole, and all of them not the last eighth; a few would
+    fill it otherwise, and so would the shares of many who come one after the other."""
     pool = RequestPool(limits)
-    for number in range(1, 10):
-        pool.add(request(number, 0), 0, T_US, None)
-        pool.add(request(number, 1), 0, T_US, None)
-    assert pool.add(request(1, 2), 0, T_US, None) is None
-    assert pool.add(request(2, 2), 0, T_US, None) is None
-    assert pool.count >= 7
+    taken = []
+    for client in range(12):
+        make, before = request_of_many(client), pool.count
+        for number in range(1, 129):
+            pool.add(make(number), 0, T_US, None)
+        taken.append(pool.count - before)
+    assert taken[0] >= 32 and taken[1] >= 24 and taken[-1] == 1
+    for client in range(12, 17):
+        make = request_of_many(client)
+        assert pool.add(make(1), 0, T_US, None) is None
+        assert pool.add(make(2), 0, T_US, None) is Reason.QUEUE_FULL
 
 
 def test_one_request_finds_room_though_it_is_more_than_an_equal_share() -> None:
