@@ -41,7 +41,7 @@ from pbft.node.status import BEAT_SECONDS, NodeStatus, StatusBoard
 from pbft.node.worker import WorkerThread
 from pbft.service.kv.store import KEY_VALUE_DOMAIN, KeyValueStore
 from pbft.storage import directory
-from pbft.storage.api import StorageCorrupt
+from pbft.storage.api import StorageCorrupt, StorageFailed
 from pbft.storage.state import LayeredState
 
 EXIT_DISK_FAILED = 70
@@ -111,6 +111,8 @@ class ReplicaNode:
         except StorageCorrupt as error:
             self._log.error("disk_corrupt", error=str(error))
             raise StorageCorrupt(f"{self._configuration.data}: {error}. {ADVICE}") from error
+        except StorageFailed as error:
+            self._on_disk_failed("what a state transfer received", error)
 
     async def _run_on_disk(self) -> None:
         for name in self._faults.begin():

@@ -58,6 +58,29 @@ def test_a_full_disk_ends_the_replica_and_loses_nothing(
     asyncio.run(story())
 
 
+def test_a_disk_that_fills_while_a_state_is_received_ends_the_replica(
+    new_cluster: Callable[[], LocalCluster],
+) -> None:
+    cluster = new_cluster()
+    for replica in cluster.replicas:
+        if replica != VICTIM:
+            cluster.start(replica)
+
+    async def story() -> None:
+        async with AsyncExitStack() as stack:
+            (client,) = await connect(stack, cluster, 1)
+            for number in range(300):
+                await client.put(b"large/%d" % (number % 60), VALUE)
+            limited = LocalCluster(cluster.layout.directory, LIMITED)
+            await asyncio.to_thread(limited.start, VICTIM)
+            await asyncio.to_thread(wait_until_down, cluster, VICTIM)
+
+    asyncio.run(story())
+    log = cluster.layout.log_file(VICTIM).read_text()
+    assert '"event": "disk_failed"' in log
+    assert "what a state transfer received" in log
+
+
 def test_a_corrupt_vote_log_is_refused_with_advice(cluster: LocalCluster) -> None:
     async def write() -> None:
         async with AsyncExitStack() as stack:
