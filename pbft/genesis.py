@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from pbft.errors import ConfigurationError
-from pbft.limits import ProtocolLimits
+from pbft.limits import MESSAGE_BYTES_MAX, VOTE_BYTES, ProtocolLimits
 from pbft.quorum import MAX_REPLICAS, MIN_REPLICAS, Thresholds
 from pbft.types import KEY_BYTES, ClientKey, Digest, ReplicaId
 
@@ -71,6 +71,14 @@ class Genesis:
             raise ConfigurationError(f"every public key in the genesis must be {KEY_BYTES} bytes")
         if len({*self.replicas, *self.clients}) != len(self.replicas) + len(self.clients):
             raise ConfigurationError("a public key appears twice in the genesis")
+        # The largest new-view has q view-changes with L prepared certificates of q votes each.
+        quorum = self.thresholds.quorum
+        window_max = MESSAGE_BYTES_MAX // (VOTE_BYTES * quorum * quorum)
+        if self.constants.window > window_max:
+            raise ConfigurationError(
+                f"with {len(self.replicas)} replicas the window can be at most {window_max}: "
+                "a new-view must fit a message"
+            )
 
     @classmethod
     def create(cls, **values: Any) -> "Genesis":

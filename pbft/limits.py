@@ -19,6 +19,8 @@ BATCH_OVERHEAD_BYTES = 512
 """Time, envelope and framing of a batch beside the payloads of its requests, rounded up."""
 MESSAGE_BYTES_MAX = 16 * MIB
 """One decoded message; the codec refuses more (OVERSIZE)."""
+VOTE_BYTES = 140
+"""One vote in a prepared certificate, with its envelope and framing, at most."""
 ANSWER_BYTES_MAX = MESSAGE_BYTES_MAX - KIB
 """The replies in one message to a client: the rest is for its own fields."""
 EXHAUSTED_BYTES_MAX = 64

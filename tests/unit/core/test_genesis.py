@@ -5,9 +5,12 @@ from dataclasses import asdict, fields
 
 import pytest
 
+from pbft.codec import decode_message
 from pbft.errors import ConfigurationError
 from pbft.genesis import Genesis, ProtocolConstants, dump_genesis, parse_genesis
-from pbft.limits import ProtocolLimits
+from pbft.limits import MESSAGE_BYTES_MAX, VOTE_BYTES, ProtocolLimits
+from pbft.messages import NewView
+from tests.harness.core_forge import Forge
 
 KEYS = tuple(bytes([index]) * 32 for index in range(8))
 
@@ -153,3 +156,28 @@ def test_a_limit_of_nothing_is_refused(name: str) -> None:
 def test_a_batch_must_hold_the_largest_request() -> None:
     with pytest.raises(ConfigurationError, match="batch_bytes"):
         make(limits=ProtocolLimits(request_bytes=1000, batch_bytes=1000))
+
+
+def test_a_window_whose_new_view_fits_no_message_is_refused() -> None:
+    replicas = tuple(bytes([index]) * 32 for index in range(100, 131))
+    make(replicas=replicas)
+    largest = MESSAGE_BYTES_MAX // (VOTE_BYTES * 21 * 21)
+    make(replicas=replicas, constants=ProtocolConstants(window=largest))
+    with pytest.raises(
+        ConfigurationError, match=f"31 replicas the window can be at most {largest}"
+    ):
+        make(replicas=replicas, constants=ProtocolConstants(window=largest + 1))
+
+
+def test_the_largest_new_view_that_a_genesis_allows_is_read() -> None:
+    """Sequences and views as large as they come: each vote takes as many bytes as it can."""
+    replicas, window = 31, 271
+    world = Forge(replicas, interval=1, window=window)
+    low, view, digest = 2**62, 2**62 + 5, b"d" * 32
+    proofs = [world.proof(low + n, digest, view - 1) for n in range(1, window + 1)]
+    stable = world.checkpoints(low, digest)
+    signed = world.new_view(
+        view, [world.view_change(one, view, proofs, low, stable) for one in world.quorum()]
+    )
+    message = decode_message(signed.kind, signed.payload)
+    assert isinstance(message, NewView) and len(message.pre_prepares) == window
