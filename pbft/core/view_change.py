@@ -154,6 +154,10 @@ def _advance_deadline(core: Core) -> bool:
     """The timer for the new-view starts when q signers are at or above my view; then on to the
     next."""
     change = core.view_change
+    if core.is_replaying:
+        # No new-view counts meanwhile, so none is overdue.
+        change.deadline_us = None
+        return False
     signers = sum(c.message.view >= core.view for c in change.received.values())
     if signers < core.thresholds.quorum:
         change.deadline_us = None

@@ -65,3 +65,20 @@ def test_no_new_view_is_made_while_the_log_is_executed_again() -> None:
     assert not core.is_replaying
     (new_view,) = solo.node.sent(NewView)
     assert {signed.signer for signed in new_view.view_changes} == {0, 1, 3}
+
+
+def test_no_new_view_is_overdue_while_the_log_is_executed_again() -> None:
+    """Or a replica that takes longer than T for it would leave the view that the others enter."""
+    solo = Solo(4, me=1)
+    core = solo.node.core
+    # What it cannot execute yet stands for much to execute.
+    core.restored_end = 1
+    solo.cluster.tell(1, *solo.forge.view_changes(3, (0, 2)))
+    assert core.view == 3 and core.mode is Mode.VIEW_CHANGING
+    solo.cluster.advance(60 * SECOND)
+    assert core.view == 3
+    core.restored_end = 0
+    solo.cluster.advance(SECOND)
+    assert core.view == 3
+    solo.cluster.advance(60 * SECOND)
+    assert core.view > 3
