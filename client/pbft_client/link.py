@@ -144,6 +144,8 @@ class ReplicaLink:
         self._waiter: asyncio.Future[None] | None = None
         self._call: aio.StreamStreamCall[bytes, bytes] | None = None
         self._dropped: Rejected | None = None
+        self._allowance = Allowance(time.monotonic())
+        """Outlives the streams: a liar that breaks one after each long frame gains nothing."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -267,14 +269,17 @@ class ReplicaLink:
         return "closed the stream"
 
     async def _read(self, call: "aio.StreamStreamCall[bytes, bytes]") -> None:
-        allowance = Allowance(time.monotonic())
+        await self._rest_after(0.0)
         while isinstance(frame := await call.read(), bytes):
             began = time.thread_time()
             items = [decode_gateway_item(item) for item in decode_gateway_frame(frame)]
             self._owner.on_items(self.replica, items)
-            if rest := allowance.spend(time.thread_time() - began, time.monotonic()):
-                await asyncio.sleep(rest)
+            await self._rest_after(time.thread_time() - began)
         raise await _rpc_error(call)
+
+    async def _rest_after(self, taken: float) -> None:
+        if rest := self._allowance.spend(taken, time.monotonic()):
+            await asyncio.sleep(rest)
 
     async def _write(self, call: "aio.StreamStreamCall[bytes, bytes]") -> None:
         while True:

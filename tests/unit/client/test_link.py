@@ -129,6 +129,41 @@ def test_a_link_whose_frames_take_long_leaves_time_for_the_others(
     assert flood.rested > flood.processor
 
 
+class Breaking(Frames):
+    """Streams that break as soon as the link rests from a frame."""
+
+    is_new = True
+
+    async def read(self) -> bytes:
+        self.is_new = False
+        return await super().read()
+
+    async def sleep(self, seconds: float) -> None:
+        if not self.is_new:
+            raise EOFError
+        await super().sleep(seconds)
+
+
+def test_a_link_whose_streams_break_in_its_rest_takes_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flood = Breaking(0.0, 2.0, 5)
+    monkeypatch.setattr(link, "time", flood)
+    it = ReplicaLink(0, "127.0.0.1:1", flood, None, "")
+
+    async def scenario() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "sleep", flood.sleep)
+            while flood.left > 0:
+                flood.is_new = True
+                with pytest.raises(EOFError):
+                    await it._read(flood)  # type: ignore[arg-type]
+
+    asyncio.run(scenario())
+    # What the last of them owes is not paid yet.
+    assert flood.processor - 2.0 <= CREDIT_SECONDS + LINK_SHARE * flood.now
+
+
 def test_a_link_that_takes_its_share_or_a_large_frame_now_and_then_never_rests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
