@@ -33,6 +33,7 @@ from pbft.crypto.verifier import Verifier
 from pbft.errors import Reason, Rejected
 from pbft.limits import LocalLimits
 from pbft.messages import (
+    Kind,
     PeerItem,
     ReadReplies,
     ReadReply,
@@ -265,6 +266,17 @@ class Node:
         items = [e.item for e in self.effects if isinstance(e, Send | Broadcast)]
         bodies = [Message(self.id, self.id, item).body for item in items]
         return [body for body in bodies if isinstance(body, kinds)]
+
+    def view_change(self) -> Signed:
+        """The one view-change that it broadcast since the last start."""
+        (found,) = [
+            effect.item
+            for effect in self.effects
+            if isinstance(effect, Broadcast)
+            and isinstance(effect.item, Signed)
+            and effect.item.kind is Kind.VIEW_CHANGE
+        ]
+        return found
 
     def events(self, name: EventName) -> list[Event]:
         """What it reported under this name since the last start."""

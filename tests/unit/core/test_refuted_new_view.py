@@ -4,27 +4,15 @@ halts."""
 
 import pytest
 
-from pbft.core.effects import Broadcast, Halt
+from pbft.core.effects import Halt
 from pbft.core.state import Mode
 from pbft.crypto.digest import batch_digest
 from pbft.errors import Reason
-from pbft.messages import Kind, Prepare, Signed
+from pbft.messages import Prepare
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_solo import Solo
 
 LIAR = 1
-
-
-def view_change_of(cluster: Cluster, replica: int) -> Signed:
-    """Its view-change for view 1."""
-    (found,) = [
-        effect.item
-        for effect in cluster[replica].effects
-        if isinstance(effect, Broadcast)
-        and isinstance(effect.item, Signed)
-        and effect.item.kind is Kind.VIEW_CHANGE
-    ]
-    return found
 
 
 @pytest.fixture
@@ -54,7 +42,7 @@ def cluster() -> Cluster:
 
 def test_the_second_new_view_of_a_liar_halts_nobody(cluster: Cluster) -> None:
     forge = cluster.forge
-    changes = {replica: view_change_of(cluster, replica) for replica in (0, 2, 3)}
+    changes = {replica: cluster[replica].view_change() for replica in (0, 2, 3)}
     one = forge.new_view(1, [changes[0], changes[2], changes[3]])
     # As valid as the first, and nothing was prepared at 1 as far as it goes.
     two = forge.new_view(1, [forge.view_change(LIAR, 1), changes[2], changes[3]])

@@ -3,26 +3,15 @@ slow: no two batches are decided at one sequence (protocol.md sections 1 and 10)
 
 from collections.abc import Iterable
 
-from pbft.core.effects import Broadcast, EventName
+from pbft.core.effects import EventName
 from pbft.core.state import Mode
 from pbft.crypto.digest import batch_digest
 from pbft.limits import LocalLimits
-from pbft.messages import Commit, Kind, Recall, Recalled, Request, Signed
+from pbft.messages import Commit, Recall, Recalled, Request, Signed
 from pbft.storage.memory import MemoryBase, MemoryLog
 from tests.harness.core_cluster import SECOND, Cluster, Message
 
 B, LIAR, R, A = range(4)
-
-
-def view_change_of(it: Cluster, replica: int) -> Signed:
-    (found,) = [
-        effect.item
-        for effect in it[replica].effects
-        if isinstance(effect, Broadcast)
-        and isinstance(effect.item, Signed)
-        and effect.item.kind is Kind.VIEW_CHANGE
-    ]
-    return found
 
 
 def answer_recall(it: Cluster, replica: int, view: int, change: Signed | None) -> None:
@@ -39,7 +28,7 @@ def suspect(it: Cluster, replica: int, client: int) -> Signed:
     it.tell(replica, it.forge.status(LIAR, suspects=True))
     it.advance(SECOND // 5)
     assert it[replica].core.mode is Mode.VIEW_CHANGING and it[replica].core.view == 1
-    return view_change_of(it, replica)
+    return it[replica].view_change()
 
 
 def vote_as_the_liar(it: Cluster, to: Iterable[int]) -> None:
