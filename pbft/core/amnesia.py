@@ -46,7 +46,8 @@ ASK_INTERVAL_US = 1 * SECOND
 
 
 def begin(core: Core, saved: SavedLog, nonce: bytes) -> None:
-    """At a start: recall, or go on rejoining where a crash interrupted it."""
+    """At a start: recall; a rejoin that a crash interrupted goes on once that is answered. What the
+    operator declares begins one at once."""
     core.own_votes = {
         (Kind.COMMIT, record.view, record.sequence): record.digest for record in saved.prepared
     }
