@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import time
 from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
@@ -90,35 +91,92 @@ def test_the_script_can_be_run() -> None:
 # The script around it.
 
 
-def run_steps(project: Path, install: str, *, killed: bool = False) -> tuple[int, str]:
-    """Exit code and output of .ci/run in a project whose first step is this command."""
+def make_project(project: Path, **targets: str) -> None:
+    """A project with .ci/run in which every step succeeds at once, but for these make targets."""
     (project / ".ci").mkdir()
     shutil.copy2(DIRECTORY / "run", project / ".ci" / "run")
-    (project / "Makefile").write_text(f"install:\n\t{install}\n")
-    script = subprocess.Popen(
+    names = ("install", "lint", "types", "test", "mutants", "run")
+    rules = (f"{name}:\n\t@{targets.get(name, 'true')}\n" for name in names)
+    (project / "Makefile").write_text("".join(rules))
+    for name in ("python", "coverage", "promtool", "docker"):
+        script(project / ".venv" / "bin" / name, "exit 0")
+
+
+def script(path: Path, *lines: str) -> None:
+    """Something that can be run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(("#!/bin/bash", *lines, "")))
+    path.chmod(0o755)
+
+
+def run_steps(project: Path, *, killed: bool = False) -> tuple[int, str]:
+    """Exit code and output of .ci/run there; `killed`: with a signal during the first step."""
+    binaries = project / ".venv" / "bin"
+    ci = subprocess.Popen(
         ["bash", ".ci/run"],
         cwd=project,
+        env=os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert script.stdout is not None
-    begun = script.stdout.readline()
+    assert ci.stdout is not None
+    begun = ci.stdout.readline()
     if killed:
-        script.terminate()
-    output, _ = script.communicate(timeout=60)
-    return script.returncode, begun + output
+        ci.terminate()
+    output, _ = ci.communicate(timeout=60)
+    return ci.returncode, begun + output
 
 
-def test_a_step_that_fails_fails_the_script(tmp_path: Path) -> None:
-    code, output = run_steps(tmp_path, "false")
+def test_all_steps_pass(tmp_path: Path) -> None:
+    make_project(tmp_path)
+    code, output = run_steps(tmp_path)
+    assert code == 0, output
+    assert "FAILED" not in output
+    assert output.splitlines()[-1].startswith("=== all passed in")
+
+
+@pytest.mark.parametrize("target", ["install", "lint", "types", "test", "mutants", "run"])
+def test_a_step_that_fails_fails_the_script(tmp_path: Path, target: str) -> None:
+    make_project(tmp_path, **{target: "false"})
+    code, output = run_steps(tmp_path)
     assert code == 1
-    assert "install FAILED" in output
-    assert "passed" not in output
+    assert " FAILED" in output
+    assert "all passed" not in output
+
+
+def test_a_simulation_that_fails_fails_the_script(tmp_path: Path) -> None:
+    """It runs beside the other steps, which pass."""
+    make_project(tmp_path)
+    script(
+        tmp_path / ".venv" / "bin" / "python",
+        'if [[ $1 == .ci/simulation.py ]]; then echo "FAILED: violation"; exit 1; fi',
+    )
+    code, output = run_steps(tmp_path)
+    assert code == 1
+    assert "FAILED: violation\n=== simulation, 2,000 seeds FAILED (exit code 1)" in output
+    assert "all passed" not in output
+
+
+def test_a_step_that_fails_ends_the_simulation(tmp_path: Path) -> None:
+    make_project(tmp_path, test=f"while ! test -e {tmp_path}/pid; do sleep 0.05; done; false")
+    script(
+        tmp_path / ".venv" / "bin" / "python",
+        f"sleep 300 & echo $! >{tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; wait",
+    )
+    code, output = run_steps(tmp_path)
+    assert code == 1
+    assert "tests FAILED" in output
+    worker = Path("/proc") / (tmp_path / "pid").read_text().strip()
+    deadline = time.monotonic() + 10
+    while worker.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not worker.exists(), "the simulation goes on"
 
 
 def test_a_script_that_is_ended_has_not_passed(tmp_path: Path) -> None:
     """The signal comes while a step is under way that succeeds."""
-    code, output = run_steps(tmp_path, "sleep 2", killed=True)
+    make_project(tmp_path, install="sleep 2")
+    code, output = run_steps(tmp_path, killed=True)
     assert code != 0
     assert "passed" not in output

@@ -89,8 +89,10 @@ def sim(
     if not __debug__:
         raise CommandFailed("assertions are the safety net: run without python -O")
 
+    from pbft.garbage import collect_rarely
     from pbft.sim.runner import Summary, run_seed, run_seeds
 
+    collect_rarely()
     if trace:
         if len(chosen) != 1:
             raise click.UsageError("--trace tells one run: name it with --seed")

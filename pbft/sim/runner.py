@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from typing import Any
 
+from pbft.garbage import collect_rarely
 from pbft.sim.checkers import CheckUndecided
 from pbft.sim.history import check_history
 from pbft.sim.invariants import Counters, Violation
@@ -168,7 +169,9 @@ def run_seeds(
         results = map(_run_job, jobs)
         _collect(summary, results, progress)
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=collect_rarely
+        ) as pool:
             _collect(summary, pool.map(_run_job, jobs), progress)
     summary.seconds = time.perf_counter() - began
     return summary
