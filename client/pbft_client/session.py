@@ -24,10 +24,10 @@ from pbft.limits import KIB
 from pbft.messages import Outcome, Refusal, Request, Signed, Submit
 from pbft.types import ClientKey, Instant, Micros, ReplicaId
 from pbft_client.collector import Decision, Ignored, ReplyCollector, ViewHints
-from pbft_client.designation import Designation
 from pbft_client.envelope import ReplyEnvelope
 from pbft_client.errors import Answers
 from pbft_client.gathering import Call, Carrier, GatherSettings, Transmission, WaitingCalls
+from pbft_client.reliance import Reliance
 
 REQUEST_OVERHEAD_BYTES = 256
 """More than all fields of a Request but its operations take."""
@@ -95,6 +95,8 @@ class Submission(Carrier):
         "session",
         "source",
         "source_until_us",
+        "told_alone",
+        "was_resent",
     )
 
     def __init__(
@@ -117,6 +119,10 @@ class Submission(Carrier):
         """Who alone was asked for them at first, and may be the only one that ever had them."""
         self.source_until_us: Micros | None = None
         """Until when it is waited for although f + 1 others have forgotten them."""
+        self.told_alone: ReplicaId | None = None
+        """The primary that alone was sent it at first; None: all were."""
+        self.was_resent = False
+        """Whether all were sent it again because nobody had decided it in time."""
 
     def encode(self, *, full_results: bool) -> bytes:
         """The item to send. The signed request in it is the same bytes every time."""
@@ -157,11 +163,14 @@ class Session:
         self._resend_to: set[ReplicaId] = set()
         """Replicas that must be sent everything under way: their stream is new."""
         self._resend_all = False
-        self._is_unheard = False
-        """Whether a request was given up before f + 1 answered it, and none was decided since: the
-        primary may be one that keeps them to itself."""
         self._connected: set[ReplicaId] = set()
-        self._designation = Designation()
+        self._designated = Reliance()
+        """To send the results."""
+        self._primaries = Reliance()
+        """To order what no backup was sent."""
+        self._unheard: set[ReplicaId] = set()
+        """Primaries that alone were sent a request which was given up since the last `poll` before
+        f + 1 answered it: they may keep requests to themselves."""
         self.hints = ViewHints(genesis.thresholds)
         self.ignored: Counter[Ignored] = Counter()
         """Replies that did not count, by reason."""
@@ -204,8 +213,10 @@ class Session:
         assert isinstance(submission, Submission)
         submission.drop(call)
         if not submission.live:
-            # A caller who never waits for the retransmission would never tell the backups.
-            self._is_unheard |= len(submission.collector.answered) < self._thresholds.weak
+            told = submission.told_alone
+            if told is not None and len(submission.collector.answered) < self._thresholds.weak:
+                # A caller who never waits for the retransmission would never tell the backups.
+                self._unheard.add(told)
             self._settle(submission)
         return True
 
@@ -268,8 +279,9 @@ class Session:
                     continue
                 asked = submission.results_from
                 if asked is not None and asked in submission.collector.answered:
-                    self._designation.delivered(asked)
-                self._is_unheard = False
+                    self._designated.delivered(asked)
+                if submission.told_alone is not None and not submission.was_resent:
+                    self._primaries.delivered(submission.told_alone)
                 self._settle(submission)
                 self._reopen_if_needed(submission, verdict, now)
                 settlements.append(
@@ -289,6 +301,8 @@ class Session:
     def poll(self, now: Instant) -> list[Transmission]:
         """What is to be sent now: new requests, retransmissions, requests for full results."""
         now_us = now.monotonic_us
+        while self._unheard:
+            self._primaries.failed(self._unheard.pop(), now_us)
         transmissions = self._resend(now_us)
         while self._waiting.may_go(len(self._under_way), now_us) and self._is_window_open:
             calls = self._waiting.take(
@@ -349,22 +363,23 @@ class Session:
 
     def _first_transmission(self, submission: Submission, now_us: Micros) -> list[Transmission]:
         """To the primary if f + 1 told which one that is and it is connected, else to all; and to
-        all after a request that was given up unanswered."""
+        all for a while after a request that it alone was sent was given up unanswered."""
         designated = submission.number % self._thresholds.replicas
         primary = self.hints.primary
-        if self._is_unheard or primary not in self._connected:
+        if primary not in self._connected or not self._primaries.may_rely_on(primary, now_us):
             primary = None
-        if self._may_rely_on(designated, now_us):
+        if self._may_send_results(designated, now_us):
             submission.results_from = submission.source = designated
+            submission.told_alone = primary
             targets = self._connected if primary is None else (primary,)
             return self._to(targets, submission, full_results=False)
-        if primary is not None and self._may_rely_on(primary, now_us):
-            submission.results_from = submission.source = primary
+        if primary is not None and self._may_send_results(primary, now_us):
+            submission.results_from = submission.source = submission.told_alone = primary
             return self._to((primary,), submission, full_results=True)
         return self._to(self._connected, submission, full_results=True)
 
-    def _may_rely_on(self, replica: ReplicaId, now_us: Micros) -> bool:
-        return replica in self._connected and self._designation.may_rely_on(replica, now_us)
+    def _may_send_results(self, replica: ReplicaId, now_us: Micros) -> bool:
+        return replica in self._connected and self._designated.may_rely_on(replica, now_us)
 
     def _resend(self, now_us: Micros) -> list[Transmission]:
         transmissions: list[Transmission] = []
@@ -372,12 +387,13 @@ class Session:
             full_due_us = submission.full_due_us
             if now_us >= submission.resend_us:
                 self._schedule_resend(submission, now_us)
+                submission.was_resent = True
                 transmissions += self._to(self._connected, submission, full_results=True)
             elif full_due_us is not None and now_us >= full_due_us:
                 # Asked once; from here on the retransmissions ask.
                 submission.full_due_us = submission.resend_us
                 if submission.results_from is not None:
-                    self._designation.failed(submission.results_from, now_us)
+                    self._designated.failed(submission.results_from, now_us)
                     submission.results_from = None
                 transmissions += self._to(self._connected, submission, full_results=True)
             elif self._resend_all:

@@ -24,19 +24,20 @@ def driver_with_primary() -> Driver:
     return driver
 
 
-def targets(driver: Driver) -> tuple[int, ...]:
-    """Whom one more request is sent to."""
+def targets(driver: Driver, seconds: float = 0) -> tuple[int, ...]:
+    """Whom one more request is sent to then."""
     driver.calls(b"x")
-    (sent,) = driver.poll(0)
+    (sent,) = driver.poll(seconds)
     return sent.replicas
 
 
-def give_up(driver: Driver) -> None:
-    """Nobody waits any longer for what is under way."""
+def give_up(driver: Driver, seconds: float = 0) -> None:
+    """Nobody waits any longer then for what is under way."""
     for submission in list(driver.session._under_way.values()):
         for call in submission.calls:
             assert call is not None
             assert driver.session.abandon(call)
+    assert driver.poll(seconds) == []
 
 
 def test_after_a_request_given_up_unanswered_the_next_ones_go_to_all() -> None:
@@ -48,9 +49,52 @@ def test_after_a_request_given_up_unanswered_the_next_ones_go_to_all() -> None:
     for _ in range(3):
         assert targets(driver) == ALL
         give_up(driver)
-    assert targets(driver) == ALL
+    assert targets(driver, 0.999) == ALL
+    assert targets(driver, 1) == (0,)
+
+
+def test_a_primary_that_orders_only_what_backups_pass_on_fails_ever_fewer_callers() -> None:
+    """It is never suspected, as every request that a backup knows of is decided."""
+    driver = driver_with_primary()
+    failed_at = []
+    for tenth in range(10 * 130):
+        if targets(driver, tenth / 10) == (0,):
+            give_up(driver, tenth / 10)
+            failed_at.append(tenth / 10)
+        else:
+            driver.settle(driver.session._last_number)
+    assert failed_at == [0, 1, 3, 7, 15, 31, 63, 123]
+
+
+def test_a_primary_that_decides_alone_what_it_is_sent_is_believed_again() -> None:
+    driver = driver_with_primary()
+    for seconds in (0, 1, 3):
+        assert targets(driver, seconds) == (0,)
+        give_up(driver, seconds)
+    assert targets(driver, 7) == (0,)
     driver.settle(driver.session._last_number)
-    assert targets(driver) == (0,), "something was decided"
+    assert targets(driver, 7) == (0,)
+    give_up(driver, 7)
+    assert targets(driver, 7.999) == ALL
+    assert targets(driver, 8) == (0,)
+
+
+def test_what_was_decided_only_because_all_were_sent_it_again_does_not_speak_for_the_primary() -> (
+    None
+):
+    driver = driver_with_primary()
+    for seconds in (0, 1):
+        assert targets(driver, seconds) == (0,)
+        give_up(driver, seconds)
+    driver.calls(b"x")
+    (sent,) = driver.poll(3)
+    assert sent.replicas == (0,)
+    (sent,) = driver.poll(4)
+    assert sent.replicas == ALL
+    driver.settle(driver.session._last_number)
+    assert targets(driver, 4) == (0,)
+    give_up(driver, 4)
+    assert targets(driver, 7.999) == ALL
 
 
 @pytest.mark.parametrize(("answers", "goes_to"), [((3,), ALL), ((1, 3), (0,))])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pbft_client.designation import PASSED_OVER_CAP_US, PASSED_OVER_FIRST_US, Designation
 from pbft_client.gathering import GatherSettings
+from pbft_client.reliance import PASSED_OVER_CAP_US, PASSED_OVER_FIRST_US, Reliance
 from tests.unit.client.test_session import Driver
 from tests.unit.client.world import request_in
 
@@ -114,20 +114,20 @@ def test_junk_in_time_is_no_delivery() -> None:
 
 
 def test_the_time_doubles_up_to_a_bound_and_begins_anew_when_it_delivers() -> None:
-    designation = Designation()
+    reliance = Reliance()
     now_us = 0
     spans = []
     for _ in range(9):
-        designation.failed(BAD, now_us)
-        designation.failed(BAD, now_us)
+        reliance.failed(BAD, now_us)
+        reliance.failed(BAD, now_us)
         begin_us = now_us
-        while not designation.may_rely_on(BAD, now_us):
+        while not reliance.may_rely_on(BAD, now_us):
             now_us += PASSED_OVER_FIRST_US
         spans.append((now_us - begin_us) // PASSED_OVER_FIRST_US)
     assert spans == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert designation.may_rely_on(2, 0)
-    designation.delivered(BAD)
-    designation.failed(BAD, now_us)
-    assert not designation.may_rely_on(BAD, now_us + PASSED_OVER_FIRST_US - 1)
-    assert designation.may_rely_on(BAD, now_us + PASSED_OVER_FIRST_US)
+    assert reliance.may_rely_on(2, 0)
+    reliance.delivered(BAD)
+    reliance.failed(BAD, now_us)
+    assert not reliance.may_rely_on(BAD, now_us + PASSED_OVER_FIRST_US - 1)
+    assert reliance.may_rely_on(BAD, now_us + PASSED_OVER_FIRST_US)
     assert spans[-1] * PASSED_OVER_FIRST_US == PASSED_OVER_CAP_US
