@@ -65,6 +65,9 @@ class SessionSettings:
     full_results_wait_us: Micros = 50_000
     """How long the designated replica may be later than f + 1 digests before all are asked in
     full."""
+    results_late_us: Micros = 10_000
+    """When its results come so much later than twice what the digests that agree took, it is passed
+    over: it may be one that is just in time."""
     source_wait_us: Micros = 2_000_000
     """How long it is waited for nevertheless if f + 1 others have forgotten the results."""
 
@@ -92,6 +95,7 @@ class Submission(Carrier):
         "number",
         "resend_us",
         "results_from",
+        "sent_us",
         "session",
         "source",
         "source_until_us",
@@ -108,6 +112,8 @@ class Submission(Carrier):
         self.closing = request.close_session
         self.session = request.session
         self.number = request.number
+        self.sent_us: Micros = 0
+        """When it was sent first."""
         self.interval_us: Micros = 0
         self.resend_us: Micros = 0
         """When it is sent to all again."""
@@ -277,9 +283,7 @@ class Session:
             if isinstance(verdict, Decision):
                 if self._may_still_come(submission, verdict, now.monotonic_us):
                     continue
-                asked = submission.results_from
-                if asked is not None and asked in submission.collector.answered:
-                    self._designated.delivered(asked)
+                self._judge_designated(submission, now.monotonic_us)
                 if submission.told_alone is not None and not submission.was_resent:
                     self._primaries.delivered(submission.told_alone)
                 self._settle(submission)
@@ -358,6 +362,7 @@ class Session:
         self._last_number = number
         self._unsettled[number] = None
         self._under_way[(self.session, number)] = submission
+        submission.sent_us = now_us
         self._schedule_resend(submission, now_us)
         return submission
 
@@ -425,6 +430,21 @@ class Session:
         if asked in submission.collector.answered or asked not in self._connected:
             return now.monotonic_us
         return now.monotonic_us + self._settings.full_results_wait_us
+
+    def _judge_designated(self, submission: Submission, now_us: Micros) -> None:
+        """The results are there. If they came long after the digests, by more than these took, it
+        was not the network that made the designated replica late."""
+        asked = submission.results_from
+        if asked is None or asked not in submission.collector.answered:
+            return
+        due_us = submission.full_due_us
+        if due_us is not None:
+            agreed_us = due_us - self._settings.full_results_wait_us
+            agreeing_us = agreed_us - submission.sent_us
+            if now_us - agreed_us > agreeing_us + self._settings.results_late_us:
+                self._designated.failed(asked, now_us)
+                return
+        self._designated.delivered(asked)
 
     def _may_still_come(self, submission: Submission, decision: Decision, now_us: Micros) -> bool:
         """Whether results that f + 1 have forgotten may be under way: large ones are kept by nobody

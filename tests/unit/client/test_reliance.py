@@ -113,6 +113,34 @@ def test_junk_in_time_is_no_delivery() -> None:
         at_seconds += span
 
 
+@pytest.mark.parametrize(
+    ("agreed", "came", "is_late"),
+    [
+        (0.001, 0.0119, False),
+        (0.001, 0.0121, True),
+        (0.001, 0.049, True),
+        (0.02, 0.0499, False),
+        (0.02, 0.0501, True),
+    ],
+)
+def test_results_just_in_time_hold_up_one_request_only(
+    agreed: float, came: float, is_late: bool
+) -> None:
+    """Not to be asked about is enough for a liar to delay every n-th request, were that all. A slow
+    network makes nobody late: the others' digests took as long."""
+    asked = Driver(gather=GatherSettings(under_way=8, enough_calls=1))
+    ask(asked, 0)
+    asked.settle(1)
+    while ask(asked, 0) % 4 != BAD:
+        asked.settle(asked.session._last_number)
+    number = asked.session._last_number
+    for replica in (2, 3):
+        assert asked.answer(number, replica, agreed, full=False) == []
+    assert asked.poll(came) == []
+    assert asked.answer(number, BAD, came)
+    assert ask_until_designated(asked, came, BAD) == ((0,), is_late)
+
+
 def test_the_time_doubles_up_to_a_bound_and_begins_anew_when_it_delivers() -> None:
     reliance = Reliance()
     now_us = 0
