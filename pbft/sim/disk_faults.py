@@ -8,12 +8,17 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from pbft.sim.disk import Refusal
+from pbft.sim.rot import flip, misdirect, tear
 from pbft.sim.scenario import HARMLESS, Damage, DiskFault
+from pbft.sim.virtual_base import VirtualBase
 from pbft.sim.virtual_log import VirtualLog
-from pbft.storage.memory import MemoryBase
 
 if TYPE_CHECKING:
     from pbft.sim.world import World
+
+LEAF_SHARE = 0.25
+"""Of the damaged states, those in which a leaf rots: it is seen at the start. A record is seen when
+it is read."""
 
 
 class DamagedDisk:
@@ -26,7 +31,7 @@ class DamagedDisk:
         self._node = world.nodes[fault.replica]
         self._random = Random(f"disk {world.scenario.seed} {fault.replica}")
         self._log = VirtualLog()
-        self._backup: tuple[VirtualLog, MemoryBase] | None = None
+        self._backup: tuple[VirtualLog, VirtualBase] | None = None
         self._node.log = self._log
 
     def copy(self) -> None:
@@ -59,11 +64,15 @@ class DamagedDisk:
         node, random = self._node, self._random
         match self._fault.damage:
             case Damage.FLIPPED:
-                return self._log.flip(random)
+                return self._log.damage(flip, random)
             case Damage.TORN:
-                return self._log.tear(random)
+                return self._log.damage(tear, random)
             case Damage.MISDIRECTED:
-                return self._log.misdirect(random)
+                return self._log.damage(misdirect, random)
+            case Damage.STATE:
+                if random.random() < LEAF_SHARE:
+                    return node.base.damage_leaf(random)
+                return node.base.damage(random.choice((flip, tear, misdirect)), random)
             case Damage.ROLLED_BACK:
                 assert self._backup is not None
                 node.log, node.base = self._backup

@@ -15,7 +15,6 @@ from pbft.core.effects import (
     Merge,
     Refuse,
     Rejection,
-    SavedLog,
     Send,
 )
 from pbft.core.replica import Replica
@@ -30,9 +29,10 @@ from pbft.service.kv.store import KeyValueStore
 from pbft.sim.disk import DiskSpeed, Leaving, Outbox
 from pbft.sim.network import Network, Place
 from pbft.sim.scheduler import Scheduler
+from pbft.sim.virtual_base import VirtualBase
 from pbft.sim.virtual_log import CrashableLog, VirtualLog
 from pbft.storage.api import StorageCorrupt
-from pbft.storage.memory import MemoryBase, MemoryLog
+from pbft.storage.memory import MemoryLog
 from pbft.storage.state import LayeredState, MergePlan
 from pbft.storage.transfer import InstallPlan
 from pbft.types import ClientKey, Instant, Micros, ReplicaId
@@ -41,6 +41,8 @@ SLOW_SEAL = 300
 """How much longer a slow digest takes than others: the next checkpoint may be stable by then."""
 SLOW_MERGE_US = 4_000_000
 """How long a slow merge takes at most: several checkpoints may become stable meanwhile."""
+OPERATOR_US = 100_000
+"""How soon a replica whose disk proved corrupt is started again on a new one."""
 WALL_EPOCH_US = 1_700_000_000_000_000
 """What a right wall clock shows when the world begins."""
 
@@ -66,6 +68,10 @@ class Watcher(Protocol):
 
     def admitted(self, node: "Node", origin: ReplicaId, inbound: Inbound) -> None:
         """A peer's message was verified and taken in."""
+        ...
+
+    def unreadable(self, node: "Node", error: StorageCorrupt) -> None:
+        """A node read something from its disk that is not what was written."""
         ...
 
     def failed(self, node: "Node", error: Exception) -> None:
@@ -108,7 +114,7 @@ class Node:
         self.starts = 0
         self.rejections: Counter[str] = Counter()
         self.log: CrashableLog = MemoryLog()
-        self.base = MemoryBase()
+        self.base = VirtualBase()
         self.signer = signer
         self.slow_seals = surroundings.speed.slow_seals
         self.slow_merges = surroundings.speed.slow_merges
@@ -145,42 +151,51 @@ class Node:
     # Life and death.
 
     def start(self) -> None:
-        """Starts the process on what the disk holds."""
-        world = self.world
-        genesis = world.genesis
+        """Starts the process on what the disk holds. It refuses to if that is corrupt; its operator
+        then makes it a new data directory."""
         self.starts += 1
-        saved = self._load()
-        verifier = Verifier(genesis, world.scheme, self._relevance)
+        try:
+            replica = self._restored()
+        except StorageCorrupt as error:
+            self.world.watcher.unreadable(self, error)
+            self.initialise()
+            replica = self._restored()
+        self.replica = replica
+        self._jobs.clear()
+        self.world.watcher.began(self)
+        nonce = self._random.randbytes(32)
+        self._run(lambda now: replica.start(now, nonce))
+        if self.is_up:
+            self.world.network.attach(self.place, self._on_bytes, self._on_link)
+
+    def _restored(self) -> Replica:
+        """The core as the disk has it. Raises StorageCorrupt."""
+        world, genesis = self.world, self.world.genesis
         constants = genesis.constants
+        self.verifier = Verifier(genesis, world.scheme, self._relevance)
         self.state = LayeredState(self.base, constants.buckets, constants.bucket_salt)
-        service = KeyValueStore(self.state, genesis.limits)
-        self.verifier = verifier
         self.outbox = Outbox(
             world.scheduler, self._random, self.log, world.speed, self._release, self.crash
         )
-        self.replica = Replica(
-            self.settings, genesis, self.signer, verifier, self.state, service, saved
+        service = KeyValueStore(self.state, genesis.limits)
+        saved = self.log.load()
+        return Replica(
+            self.settings, genesis, self.signer, self.verifier, self.state, service, saved
         )
-        self._jobs.clear()
-        world.watcher.began(self)
-        replica, nonce = self.replica, self._random.randbytes(32)
-        self._run(lambda now: replica.start(now, nonce))
-        if self.is_up:
-            world.network.attach(self.place, self._on_bytes, self._on_link)
-
-    def _load(self) -> SavedLog:
-        """What the log holds. A replica with a corrupt log refuses to start; its operator then
-        makes it a new data directory."""
-        try:
-            return self.log.load()
-        except StorageCorrupt:
-            self.initialise()
-            return self.log.load()
 
     def initialise(self) -> None:
         """`pbft storage init`: an empty data directory."""
         self.log = VirtualLog()
-        self.base = MemoryBase()
+        self.base = VirtualBase()
+
+    def inspect(self) -> None:
+        """`pbft log inspect`: reads all records of the durable state, as only a recount does."""
+        view = self.base.view
+        try:
+            for position, _ in view.walk(b""):
+                view.record(position)
+        except StorageCorrupt as error:
+            self._refuse_disk(error)
 
     def crash(self) -> None:
         """Kills the process and takes the power from its disk."""
@@ -287,6 +302,9 @@ class Node:
         watcher = self.world.watcher
         try:
             effects = step(now)
+        except StorageCorrupt as error:
+            self._refuse_disk(error)
+            return
         except Exception as error:
             # Whatever it is, it would end the process.
             self._give_up(error)
@@ -321,8 +339,12 @@ class Node:
             return
         self._sealing = 0
         replica, sealed = self.replica, None
-        while sealed is None and self.state.is_sealing:
-            sealed = self.state.advance_seal()
+        try:
+            while sealed is None and self.state.is_sealing:
+                sealed = self.state.advance_seal()
+        except StorageCorrupt as error:
+            self._refuse_disk(error)
+            return
         if sealed is not None:
             sequence, digest = sealed
             self._run(lambda now: replica.sealed(sequence, digest, now))
@@ -331,6 +353,18 @@ class Node:
         self.world.watcher.failed(self, error)
         self._broken = True
         self.crash()
+
+    def _refuse_disk(self, error: StorageCorrupt) -> None:
+        """A process that reads something corrupt ends; its operator then makes it a new data
+        directory and starts it again."""
+        self.world.watcher.unreadable(self, error)
+        self.crash()
+        self.initialise()
+        self.world.scheduler.after(OPERATOR_US, self._start_again, self.starts)
+
+    def _start_again(self, start: int) -> None:
+        if start == self.starts and not self.is_up:
+            self.start()
 
     def _schedule_wake(self) -> None:
         if self.replica is None:
@@ -397,7 +431,11 @@ class Node:
         if self._frozen is not None:
             self._frozen.append(lambda: self._on_job_done(start, plan))
             return
-        plan.run()
+        try:
+            plan.run()
+        except StorageCorrupt as error:
+            self._refuse_disk(error)
+            return
         job, replica = self._jobs.popleft(), self.replica
         if isinstance(plan, MergePlan):
             self.state.finish_merge(plan)

@@ -82,6 +82,7 @@ class Damage(Enum):
     FLIPPED = "flipped"
     TORN = "torn"
     MISDIRECTED = "misdirected"
+    STATE = "state damaged"
     LOST = "lost"
     ROLLED_BACK = "rolled back"
 

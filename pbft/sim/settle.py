@@ -40,7 +40,7 @@ def settle(world: World) -> None:
 
 
 def heal(world: World) -> None:
-    """No more loss, no cuts, no late digests, everybody up."""
+    """No more loss, no cuts, no late digests, everybody up, on a disk that can be read."""
     world.note("everything is healed")
     world.network.conditions = CALM
     world.network.mend_all()
@@ -49,6 +49,8 @@ def heal(world: World) -> None:
         node.thaw()
         if not node.is_up and not node.is_broken:
             node.start()
+        if node.is_up:
+            node.inspect()
 
 
 def progress_bound_us(world: World) -> Micros:

@@ -10,6 +10,7 @@ from random import Random
 from typing import Protocol
 
 from pbft.core.effects import Persist, SavedLog, Truncate
+from pbft.sim.rot import Rot
 from pbft.storage.vote_log import LogLoader, apply_effects
 
 
@@ -67,32 +68,9 @@ class VirtualLog:
         copied._items = dict(self._items)
         return copied
 
-    def flip(self, random: Random) -> bool:
-        """One bit of one record rots. False if there is no record."""
-        if not self._items:
-            return False
-        key = random.choice(sorted(self._items))
-        value = bytearray(self._items[key])
-        value[random.randrange(len(value))] ^= 1 << random.randrange(8)
-        self._items[key] = bytes(value)
-        return True
-
-    def misdirect(self, random: Random) -> bool:
-        """One record was written in the place of another. False if there are no two."""
-        if len(self._items) < 2:
-            return False
-        source, target = random.sample(sorted(self._items), 2)
-        self._items[target] = self._items[source]
-        return True
-
-    def tear(self, random: Random) -> bool:
-        """Of one record only the beginning reached the disk. False if there is no record."""
-        if not self._items:
-            return False
-        key = random.choice(sorted(self._items))
-        value = self._items[key]
-        self._items[key] = value[: random.randrange(len(value))]
-        return True
+    def damage(self, rot: Rot, random: Random) -> bool:
+        """Damages one record. False if there is none to be damaged."""
+        return rot(self._items, random)
 
 
 class _Transaction:

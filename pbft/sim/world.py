@@ -24,6 +24,7 @@ from pbft.sim.scenario import Crime, Cut, Outage, Scenario
 from pbft.sim.scheduler import Scheduler
 from pbft.sim.trace import Trace
 from pbft.sim.workload import draw_visits
+from pbft.storage.api import StorageCorrupt
 from pbft.types import ReplicaId, View
 
 CORE_CHECK_SLOTS = 24
@@ -318,6 +319,12 @@ class World:
             self.watch.left(node.place, effect)
         elif isinstance(effect, Send | Broadcast):
             self.watch.left_corrupt(effect)
+
+    def unreadable(self, node: Node, error: StorageCorrupt) -> None:
+        """See Watcher. What was written and not damaged reads as it was written."""
+        if node.is_honest and node.place not in self.watch.damaged:
+            raise Violation("I17", f"replica {node.place}: {error}")
+        self.note(f"replica {node.place} ends: {error}")
 
     def failed(self, node: Node, error: Exception) -> None:
         """I17: nothing may make an honest replica raise. A corrupt one only harmed itself."""

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from typing import Self
 
 from pbft.core.effects import (
     AcceptedRecord,
@@ -102,7 +103,7 @@ class MemoryLog:
         self._decided = {at: kept for at, kept in self._decided.items() if at > sequence}
 
 
-class _Image:
+class Image:
     """A state at a checkpoint; never changed once it is made."""
 
     def __init__(
@@ -125,7 +126,7 @@ class MemoryBase:
     """
 
     def __init__(self) -> None:
-        self._image = _Image({}, {}, INITIAL_CHECKPOINT)
+        self._image = Image({}, {}, INITIAL_CHECKPOINT)
         self._view = self.open_view()
 
     @property
@@ -148,14 +149,17 @@ class MemoryBase:
                 else:
                     items[encoded] = protect(encoded, value)
         leaves = {**self._image.leaves, **change.leaves}
-        self._image = _Image(items, leaves, change.checkpoint)
+        self._image = Image(items, leaves, change.checkpoint)
 
-    def copy(self) -> "MemoryBase":
+    def copy(self) -> Self:
         """What is durable now, as a base of its own: a backup."""
-        copied = MemoryBase()
-        copied._image = self._image
-        copied.refresh()
+        copied = type(self)()
+        copied._replace(self._image)
         return copied
+
+    def _replace(self, image: Image) -> None:
+        self._image = image
+        self.refresh()
 
     def refresh(self) -> None:
         """See StateBase.refresh."""
@@ -172,7 +176,7 @@ class MemoryBase:
 class MemoryView(OrderedView):
     """A durable checkpoint in memory."""
 
-    def __init__(self, image: _Image) -> None:
+    def __init__(self, image: Image) -> None:
         self._image = image
         self.checkpoint = image.checkpoint
 

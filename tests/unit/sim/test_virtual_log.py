@@ -1,12 +1,12 @@
 """The simulated vote log keeps what the real one keeps, and its damage is detected like real
 damage."""
 
-from collections.abc import Callable
 from random import Random
 
 import pytest
 
 from pbft.core.effects import LogRecord, Persist, RejoinRecord, Truncate
+from pbft.sim.rot import Rot, flip, misdirect, tear
 from pbft.sim.virtual_log import VirtualLog
 from pbft.storage.api import StorageCorrupt
 from pbft.storage.memory import MemoryLog
@@ -54,20 +54,18 @@ def test_a_crash_loses_what_was_not_synced() -> None:
     assert log.load().prepared == (RECORDS[3],)
 
 
-@pytest.mark.parametrize("damage", [VirtualLog.flip, VirtualLog.tear, VirtualLog.misdirect])
-def test_damage_is_detected_wherever_it_falls(
-    damage: Callable[[VirtualLog, Random], bool],
-) -> None:
+@pytest.mark.parametrize("rot", [flip, tear, misdirect])
+def test_damage_is_detected_wherever_it_falls(rot: Rot) -> None:
     for seed in range(40):
         log = written()
-        assert damage(log, Random(seed))
+        assert log.damage(rot, Random(seed))
         with pytest.raises(StorageCorrupt):
             log.load()
 
 
 def test_nothing_can_be_damaged_in_an_empty_log() -> None:
     log, random = VirtualLog(), Random(1)
-    assert not (log.flip(random) or log.tear(random) or log.misdirect(random))
+    assert not any(log.damage(rot, random) for rot in (flip, tear, misdirect))
     log.load()
 
 
