@@ -4,6 +4,7 @@ Both run on this machine at the same time, both sync to disk, both talk in plain
 alternate between them, so that noise of the machine hits both. Only the ratios mean something.
 """
 
+import asyncio
 import json
 import statistics
 import sys
@@ -72,14 +73,18 @@ def main(
     collect_rarely()
     measured: list[Round] = []
     spread = keys or KEYS
-    with etcd_nodes() as addresses, fresh_cluster(insecure=not tls) as cluster_file:
+    with (
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        etcd_nodes() as addresses,
+        fresh_cluster(insecure=not tls, run=runner.run) as cluster_file,
+    ):
         if keys is not None:
-            uvloop.run(_fill(addresses, cluster_file, Plan(value_bytes=value_size, keys=keys)))
+            runner.run(_fill(addresses, cluster_file, Plan(value_bytes=value_size, keys=keys)))
         for number in range(rounds):
             for in_flight in loads:
                 plan = Plan(Workload.PUT, in_flight, 1, value_size, seconds, spread)
-                etcd = uvloop.run(_measure_etcd(addresses, plan))
-                ours = measure(cluster_file, plan)
+                etcd = runner.run(_measure_etcd(addresses, plan))
+                ours = runner.run(measure(cluster_file, plan))
                 measured.append(_round(in_flight, etcd, ours))
                 click.echo(f"round {number + 1} of {rounds}: {measured[-1]}", err=True)
     documents = [_summary(in_flight, measured) for in_flight in loads]

@@ -3,19 +3,25 @@
 import asyncio
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pbft.cli.local import open_or_create, until_serving, wait_until_serving
+from pbft.cli.local import open_or_create, until_serving
 from pbft.cli.supervisor import LocalCluster
 from pbft.cli.testnet import create_testnet
 
 
 @contextmanager
-def fresh_cluster(replicas: int = 4, *, insecure: bool = False) -> Iterator[Path]:
+def fresh_cluster(
+    replicas: int = 4,
+    *,
+    insecure: bool = False,
+    run: Callable[[Coroutine[None, None, None]], None] = asyncio.run,
+) -> Iterator[Path]:
     """Starts an empty, durable cluster and yields its cluster.toml; stops and removes it at the
-    end, also after an error. `insecure` means plain text in place of TLS."""
+    end, also after an error. `insecure` means plain text in place of TLS. `run` is for who runs
+    something else afterwards: gRPC complains when a process has one event loop after another."""
     with tempfile.TemporaryDirectory(prefix="pbft-bench-") as parent:
         directory = Path(parent) / "cluster"
         create_testnet(directory, replicas, initialise_storage=True, insecure=insecure)
@@ -23,7 +29,7 @@ def fresh_cluster(replicas: int = 4, *, insecure: bool = False) -> Iterator[Path
         try:
             for replica in cluster.replicas:
                 cluster.start(replica, options=())
-            wait_until_serving(cluster)
+            run(until_serving(cluster))
             yield cluster.layout.cluster_file
         finally:
             cluster.stop(cluster.running())

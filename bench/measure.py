@@ -1,10 +1,12 @@
 """`make bench`: puts and gets of a fresh local cluster, with few and with many in flight."""
 
+import asyncio
 import json
 import sys
 from typing import Any
 
 import click
+import uvloop
 
 from bench.local_cluster import fresh_cluster
 from pbft.cli.bench import measure
@@ -31,10 +33,13 @@ def main(seconds: float, output: str) -> None:
     """Measure a fresh cluster of four replicas on this machine."""
     collect_rarely()
     documents = []
-    with fresh_cluster() as cluster_file:
+    with (
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        fresh_cluster(run=runner.run) as cluster_file,
+    ):
         for plan in PLANS:
             timed = Plan(plan.workload, plan.in_flight, plan.clients, plan.value_bytes, seconds)
-            documents.append(measure(cluster_file, timed))
+            documents.append(runner.run(measure(cluster_file, timed)))
             click.echo(f"{plan.workload.value} x {plan.in_flight}: done", err=True)
     if output == "json":
         json.dump(documents, sys.stdout, indent=2)

@@ -100,12 +100,14 @@ def bench(
     different machines, or of a busy one, say little."""
     if clients > in_flight:
         raise click.UsageError("--clients cannot exceed --in-flight: some would have nothing to do")
+    import uvloop
+
     from pbft.cli.load import Plan, Workload
     from pbft.garbage import collect_rarely
 
     plan = Plan(Workload(workload), in_flight, clients, value_size, duration, keys)
     collect_rarely()
-    document = measure(cluster_file, plan)
+    document = uvloop.run(measure(cluster_file, plan))
     for text in document.pop("first_errors"):
         say(f"failed: {text}")
     if output == "json":
@@ -114,13 +116,6 @@ def bench(
         _print(document)
     if not document["operations"]:
         raise CommandFailed("not one operation was acknowledged")
-
-
-def measure(cluster_file: Path, plan: "Plan") -> dict[str, Any]:
-    """Runs the load and returns the JSON document of the command (with `first_errors`)."""
-    import uvloop
-
-    return uvloop.run(_measure(cluster_file, bench_keys(cluster_file, plan.clients), plan))
 
 
 def bench_keys(cluster_file: Path, clients: int) -> list[Path]:
@@ -136,10 +131,13 @@ def bench_keys(cluster_file: Path, clients: int) -> list[Path]:
     return keys
 
 
-async def _measure(cluster_file: Path, keys: Sequence[Path], plan: "Plan") -> dict[str, Any]:
+async def measure(cluster_file: Path, plan: "Plan") -> dict[str, Any]:
+    """Runs the load and returns the JSON document of the command (with `first_errors`). Raises
+    CommandFailed if there are too few key files."""
     from pbft.cli.load import Workload, operations_of, preload, run_load
     from pbft_client.errors import ClientError
 
+    keys = bench_keys(cluster_file, plan.clients)
     async with AsyncExitStack() as stack:
         clients = await connect_all(stack, cluster_file, keys)
         if plan.workload is not Workload.PUT:
