@@ -166,7 +166,7 @@ def test_a_step_that_fails_ends_the_simulation(tmp_path: Path) -> None:
     )
     code, output = run_steps(tmp_path)
     assert code == 1
-    assert "tests FAILED" in output
+    assert "tests, branches counted FAILED" in output
     worker = Path("/proc") / (tmp_path / "pid").read_text().strip()
     deadline = time.monotonic() + 10
     while worker.exists() and time.monotonic() < deadline:

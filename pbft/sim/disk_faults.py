@@ -25,14 +25,12 @@ class DamagedDisk:
     """One disk fault of a scenario; the world calls `copy`, `begin` and `end` when it is time."""
 
     def __init__(self, world: "World", fault: DiskFault) -> None:
-        """Before the nodes start: the node gets a disk that can be damaged."""
+        """The log of the node must be a VirtualLog."""
         self._world = world
         self._fault = fault
         self._node = world.nodes[fault.replica]
         self._random = Random(f"disk {world.scenario.seed} {fault.replica}")
-        self._log = VirtualLog()
         self._backup: tuple[VirtualLog, VirtualBase] | None = None
-        self._node.log = self._log
 
     def copy(self) -> None:
         """Somebody makes a backup of the data directory."""
@@ -52,6 +50,12 @@ class DamagedDisk:
         self._world.count_power_loss()
         if self._is_damaged():
             self._world.watch.damaged.add(node.place)
+
+    @property
+    def _log(self) -> VirtualLog:
+        log = self._node.log
+        assert isinstance(log, VirtualLog), "it cannot be damaged"
+        return log
 
     def _is_another_rejoining(self) -> bool:
         """Whether somebody else has lost its votes: one whose first start came late, because it was

@@ -307,6 +307,11 @@ def _draw_disk_faults(
             continue
         copy_us, start_us, stop_us = sorted(random.randrange(end_us) for _ in range(3))
         found.append(DiskFault(copy_us, start_us, stop_us, replica, random.choice(kinds)))
+        if random.random() < 0.3:
+            # The next may set it back to before this one.
+            start_us, stop_us = sorted(random.randrange(stop_us, end_us) for _ in range(2))
+            copy_us = random.randrange(start_us + 1)
+            found.append(DiskFault(copy_us, start_us, stop_us, replica, random.choice(kinds)))
     return tuple(found)
 
 

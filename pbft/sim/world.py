@@ -23,6 +23,7 @@ from pbft.sim.node import Node, Surroundings
 from pbft.sim.scenario import Crime, Cut, Outage, Scenario
 from pbft.sim.scheduler import Scheduler
 from pbft.sim.trace import Trace
+from pbft.sim.virtual_log import VirtualLog
 from pbft.sim.workload import draw_visits
 from pbft.storage.api import StorageCorrupt
 from pbft.types import ReplicaId, View
@@ -202,6 +203,7 @@ class World:
             self.scheduler.at(outage.end_us, self._end_outage, outage)
 
         for fault in self.scenario.disk_faults:
+            self.nodes[fault.replica].log = VirtualLog()
             damaged = DamagedDisk(self, fault)
             self.scheduler.at(fault.copy_us, damaged.copy)
             self.scheduler.at(fault.start_us, damaged.begin)
