@@ -28,6 +28,7 @@ from pbft_client.collector import Ignored, ReadCollector, ReadDecision
 from pbft_client.envelope import ReadEnvelope
 from pbft_client.errors import Answers
 from pbft_client.gathering import Call, Carrier, GatherSettings, Transmission, WaitingCalls
+from pbft_client.reliance import came_late
 
 QUERY_OVERHEAD_BYTES = 5
 STALE_DOUBLINGS_MAX = 7
@@ -51,9 +52,6 @@ class ReadSettings:
     stale_wait_us: Micros = 50_000
     """After this long a stale read is asked anew; twice as long with each that fails, up to
     STALE_DOUBLINGS_MAX times."""
-    results_late_us: Micros = 10_000
-    """When the results come so much later than twice what the answers that agree took, another
-    replica is asked for them from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +185,7 @@ class Reads:
             if isinstance(verdict, ReadDecision):
                 if inquiry.consistency is Consistency.STALE:
                     self._stale_failures = 0
-                if self._were_results_late(inquiry, now.monotonic_us):
+                if came_late(inquiry.asked_us, inquiry.agreed_us, now.monotonic_us):
                     self._pass_over(inquiry.full_from)
                 del self._under_way[reply.nonce]
                 self._forget(inquiry)
@@ -303,14 +301,6 @@ class Reads:
 
     def _is_agreed(self, inquiry: Inquiry) -> bool:
         return inquiry.collector.matching >= self._needed(inquiry.consistency)
-
-    def _were_results_late(self, inquiry: Inquiry, now_us: Micros) -> bool:
-        """Whether the results came long after all else that was needed: by more than that took, so
-        that a slow network alone makes nobody late."""
-        if inquiry.agreed_us is None:
-            return False
-        agreeing_us = inquiry.agreed_us - inquiry.asked_us
-        return now_us - inquiry.agreed_us > agreeing_us + self._settings.results_late_us
 
     def _is_lost(self, inquiry: Inquiry) -> bool:
         # A stale read that failed waits for its time to pass, so that it is not asked in a tight

@@ -11,6 +11,14 @@ from pbft.types import Micros, ReplicaId
 
 PASSED_OVER_FIRST_US: Micros = 1_000_000
 PASSED_OVER_CAP_US: Micros = 60_000_000
+RESULTS_LATE_US: Micros = 10_000
+
+
+def came_late(asked_us: Micros, agreed_us: Micros | None, now_us: Micros) -> bool:
+    """Whether results that came now, to what was asked at `asked_us`, came long after enough others
+    had agreed on them (None: they had not): by more than that took, and RESULTS_LATE_US, so that a
+    slow network alone makes nobody late."""
+    return agreed_us is not None and now_us - agreed_us > agreed_us - asked_us + RESULTS_LATE_US
 
 
 class Reliance:

@@ -27,7 +27,7 @@ from pbft_client.collector import Decision, Ignored, ReplyCollector, ViewHints
 from pbft_client.envelope import ReplyEnvelope
 from pbft_client.errors import Answers
 from pbft_client.gathering import Call, Carrier, GatherSettings, Transmission, WaitingCalls
-from pbft_client.reliance import Reliance
+from pbft_client.reliance import Reliance, came_late
 
 REQUEST_OVERHEAD_BYTES = 256
 """More than all fields of a Request but its operations take."""
@@ -65,9 +65,6 @@ class SessionSettings:
     full_results_wait_us: Micros = 50_000
     """How long the designated replica may be later than f + 1 digests before all are asked in
     full."""
-    results_late_us: Micros = 10_000
-    """When its results come so much later than twice what the digests that agree took, it is passed
-    over: it may be one that is just in time."""
     source_wait_us: Micros = 2_000_000
     """How long it is waited for nevertheless if f + 1 others have forgotten the results."""
 
@@ -88,6 +85,7 @@ class Submission(Carrier):
 
     __slots__ = (
         "_signed",
+        "agreed_us",
         "closing",
         "collector",
         "full_due_us",
@@ -119,6 +117,8 @@ class Submission(Carrier):
         """When it is sent to all again."""
         self.full_due_us: Micros | None = None
         """When all are asked for the results in full; None: no reason to."""
+        self.agreed_us: Micros | None = None
+        """When f + 1 agreed although the results were lacking; None: they have not."""
         self.results_from: ReplicaId | None = None
         """Who is waited for to send the results in full; None: all were asked."""
         self.source: ReplicaId | None = None
@@ -295,6 +295,7 @@ class Session:
             if verdict is not None:
                 self.ignored[verdict] += 1
             if submission.collector.lacks_results and submission.full_due_us is None:
+                submission.agreed_us = now.monotonic_us
                 submission.full_due_us = self._full_due_us(submission, now)
         was_known = self.hints.primary is not None
         if self.hints.add(envelope) and was_known and self.hints.primary in self._connected:
@@ -432,19 +433,14 @@ class Session:
         return now.monotonic_us + self._settings.full_results_wait_us
 
     def _judge_designated(self, submission: Submission, now_us: Micros) -> None:
-        """The results are there. If they came long after the digests, by more than these took, it
-        was not the network that made the designated replica late."""
+        """The results are there: not to be asked about is not enough to have been in time."""
         asked = submission.results_from
         if asked is None or asked not in submission.collector.answered:
             return
-        due_us = submission.full_due_us
-        if due_us is not None:
-            agreed_us = due_us - self._settings.full_results_wait_us
-            agreeing_us = agreed_us - submission.sent_us
-            if now_us - agreed_us > agreeing_us + self._settings.results_late_us:
-                self._designated.failed(asked, now_us)
-                return
-        self._designated.delivered(asked)
+        if came_late(submission.sent_us, submission.agreed_us, now_us):
+            self._designated.failed(asked, now_us)
+        else:
+            self._designated.delivered(asked)
 
     def _may_still_come(self, submission: Submission, decision: Decision, now_us: Micros) -> bool:
         """Whether results that f + 1 have forgotten may be under way: large ones are kept by nobody
