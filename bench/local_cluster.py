@@ -17,11 +17,11 @@ def fresh_cluster(
     replicas: int = 4,
     *,
     insecure: bool = False,
-    run: Callable[[Coroutine[None, None, None]], None] = asyncio.run,
+    run: Callable[[Coroutine[None, None, None]], None],
 ) -> Iterator[Path]:
     """Starts an empty, durable cluster and yields its cluster.toml; stops and removes it at the
-    end, also after an error. `insecure` means plain text in place of TLS. `run` is for who runs
-    something else afterwards: gRPC complains when a process has one event loop after another."""
+    end, also after an error. `insecure` means plain text in place of TLS. `run` runs on
+    the caller's event loop: gRPC complains when a process has one after another."""
     with tempfile.TemporaryDirectory(prefix="pbft-bench-") as parent:
         directory = Path(parent) / "cluster"
         create_testnet(directory, replicas, initialise_storage=True, insecure=insecure)
