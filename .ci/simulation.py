@@ -19,6 +19,7 @@ COUNTERS_MIN_PER_2000 = {
     "restarts": 200,
     "power_loss_runs": 200,
     "disk_faults": 600,
+    "corrupt_disks": 100,
     "amnesias": 100,
     "rejoins": 60,
 }

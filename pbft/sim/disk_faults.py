@@ -29,7 +29,7 @@ class DamagedDisk:
         self._world = world
         self._fault = fault
         self._node = world.nodes[fault.replica]
-        self._random = Random(f"disk {world.scenario.seed} {fault.replica}")
+        self._random = Random(f"disk {world.scenario.seed} {fault.replica} {fault.start_us}")
         self._backup: tuple[VirtualLog, VirtualBase] | None = None
 
     def copy(self) -> None:
@@ -50,6 +50,9 @@ class DamagedDisk:
         self._world.count_power_loss()
         if self._is_damaged():
             self._world.watch.damaged.add(node.place)
+            # What is new can be read; a copy may have been made of what could not.
+            mark = self._world.rotten.discard if damage is Damage.LOST else self._world.rotten.add
+            mark(node.place)
 
     @property
     def _log(self) -> VirtualLog:

@@ -74,6 +74,8 @@ class Counters:
     """Moments at which no replica was left."""
     disk_faults: int = 0
     """Times that a disk refused, lost or damaged something."""
+    corrupt_disks: int = 0
+    """Times that a replica noticed what a disk had damaged, and was given a new one."""
     amnesias: int = 0
     """Times that a replica noticed that it lacks its own votes."""
     rejoins: int = 0

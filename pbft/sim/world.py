@@ -63,6 +63,8 @@ class World:
         self.counters = Counters()
         self.scheduler = Scheduler()
         self.issued: set[bytes] = set()
+        self.rotten: set[ReplicaId] = set()
+        """Replicas whose disk may hold what cannot be read."""
         self.view_changes: Counter[View] = Counter()
         """Honest replicas that began to move to each view."""
         self._scheme = ED25519 if real_signatures else FAKE
@@ -324,8 +326,11 @@ class World:
 
     def unreadable(self, node: Node, error: StorageCorrupt) -> None:
         """See Watcher. What was written and not damaged reads as it was written."""
-        if node.is_honest and node.place not in self.watch.damaged:
+        if node.is_honest and node.place not in self.rotten:
             raise Violation("I17", f"replica {node.place}: {error}")
+        # It is given a new one.
+        self.rotten.discard(node.place)
+        self.counters.corrupt_disks += 1
         self.note(f"replica {node.place} ends: {error}")
 
     def failed(self, node: Node, error: Exception) -> None:

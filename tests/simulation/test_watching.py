@@ -1,17 +1,20 @@
 """What a whole run must see: each of these breaks something on purpose."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pbft.core import invariants as core_invariants
-from pbft.core.effects import Effect, Halt
+from pbft.core.effects import Effect, Halt, SavedLog
 from pbft.core.replica import Replica
 from pbft.core.settings import MILLISECOND, SECOND, Timers
 from pbft.sim import world as world_module
 from pbft.sim.runner import Outcome, run_scenario
-from pbft.sim.scenario import Scenario
+from pbft.sim.scenario import Damage, DiskFault, Scenario
+from pbft.sim.virtual_log import VirtualLog
 from pbft.sim.world import World
+from pbft.storage.api import StorageCorrupt
 from pbft.types import Instant
 
 TIMERS = Timers(request_timeout_us=300 * MILLISECOND, request_timeout_cap_us=5 * SECOND)
@@ -88,3 +91,20 @@ def test_a_lost_write_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("pbft.sim.clients.decode_result", forget)
     assert run().invariant == "I10"
+
+
+def test_a_disk_that_nobody_damaged_and_that_cannot_be_read_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Were it replaced in silence, a replica that cannot read what it wrote would look amnesiac."""
+    load = VirtualLog.load
+
+    def fail(log: VirtualLog) -> SavedLog:
+        if load(log) != SavedLog():
+            raise StorageCorrupt("what was written does not decode")
+        return load(log)
+
+    monkeypatch.setattr(VirtualLog, "load", fail)
+    fault = DiskFault(1, 300 * MILLISECOND, 500 * MILLISECOND, 2, Damage.FULL)
+    outcome = run_scenario(replace(SCENARIO, disk_faults=(fault,)))
+    assert outcome.invariant == "I17" and "does not decode" in outcome.detail

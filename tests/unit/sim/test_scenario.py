@@ -1,6 +1,7 @@
 """From seeds to scenarios."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -69,3 +70,15 @@ def test_unknown_names_and_sizes_are_refused() -> None:
         draw_scenario(1, (3,))
     with pytest.raises(ConfigurationError, match="at least one"):
         draw_scenario(1, ())
+
+
+def test_some_replicas_have_two_disk_faults_one_after_the_other() -> None:
+    pairs = []
+    for seed in range(300):
+        faults = draw_scenario(seed, (4, 7)).disk_faults
+        for first, second in pairwise(faults):
+            if first.replica == second.replica:
+                assert first.end_us <= second.start_us
+                pairs.append((first, second))
+    assert len(pairs) >= 30
+    assert any(second.copy_us < first.start_us for first, second in pairs), "set back to before"
