@@ -21,6 +21,7 @@ from pbft.cli.main_job import Scene
 from pbft.cli.observer import Observer
 from pbft.cli.supervisor import LocalCluster
 from pbft.cli.traffic import Traffic
+from pbft.genesis import ProtocolConstants
 from pbft_client import Client
 from tests.process.helpers import connect, pbft
 from tests.process.ledger import Ledger
@@ -125,18 +126,44 @@ async def forget(ordeal: Ordeal, victims: list[int]) -> None:
 
 
 async def roll_back(ordeal: Ordeal, victim: int, seconds: float) -> None:
-    """One directory is exchanged for a copy made some time before; all are killed."""
+    """One directory is exchanged for a copy made some time before; all are killed.
+
+    A rollback is one if it lost votes that a quorum was built with above the stable checkpoint:
+    what is below is settled, and a replica that was always late was not needed. So f others are
+    down while the copy grows old, and the rest dies between two checkpoints, the victim last.
+    """
     data = ordeal.cluster.layout.data_directory(victim)
     copy = data.with_name("older-copy")
     await ordeal.kill([victim])
     shutil.copytree(data, copy)
     await ordeal.start([victim])
     await ordeal.observer.wait_until_voting(victim)
+    others = [one for one in ordeal.cluster.replicas if one != victim]
+    await ordeal.kill(ordeal.source.sample(others, ordeal.observer.thresholds.faulty))
+    executed = (await ordeal.observer.statuses())[victim].executed
+    assert executed is not None
     await asyncio.sleep(seconds)
-    await ordeal.kill(ordeal.cluster.replicas)
+    await wait_until_between_checkpoints(ordeal.observer, victim, executed)
+    await ordeal.kill(others)
+    await ordeal.kill([victim])
     shutil.rmtree(data)
     copy.rename(data)
     await rejoin(ordeal, [victim], f"rolled back by {seconds:.0f} s")
+
+
+async def wait_until_between_checkpoints(observer: Observer, replica: int, above: int) -> None:
+    """Until the replica executed more than `above`, and is clear of its last stable checkpoint and
+    of the next one."""
+    interval = ProtocolConstants().checkpoint_interval
+    deadline = time.monotonic() + REJOIN_SECONDS_MAX
+    while True:
+        status = (await observer.statuses())[replica]
+        if status.executed is not None and status.low_water_mark is not None:
+            beyond = status.executed - status.low_water_mark
+            if status.executed > above and interval // 4 <= beyond <= interval // 2:
+                return
+        assert time.monotonic() < deadline, f"replica {replica} does not go on: {status}"
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def rejoin(ordeal: Ordeal, victims: list[int], fate: str) -> None:
