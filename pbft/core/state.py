@@ -313,8 +313,9 @@ class Core:
     links_down: dict[ReplicaId, Micros] = field(default_factory=dict)
     """Peers to or from which there is no stream, since when."""
     behind_since_us: Micros | None = None
-    """Since when `executed` has stood at `behind_at` below h; None while it is not below."""
-    behind_at: SequenceNumber = 0
+    """Since when `executed` has been below h and `behind_goal`; None while it is not below h."""
+    behind_goal: SequenceNumber = 0
+    """What has to be executed for the patience to begin anew."""
     recount_due_us: Micros = 0
     """When the own leaves are counted on, before a diverged replica fetches."""
     transfer: Transfer | None = None

@@ -40,7 +40,7 @@ NEEDED_CAP_US = 60_000_000
 """... and how long it does not leave them to it after they did not: at first, and at most. It
 doubles if they do not again within the same time after that."""
 PATIENCE_US = 200_000
-"""How long a replica that is behind h waits for batches to be pushed before it asks for state."""
+"""How long a replica that is behind h waits for enough pushed batches before it asks for state."""
 RECOUNT_US = 6_000
 """From one portion of counting the own leaves anew to the next: half of the time is for others."""
 
@@ -80,8 +80,8 @@ def advance(core: Core) -> None:
     if core.transfer is not None and _is_overtaken(core, core.transfer):
         core.transfer = None
     if core.transfer is None:
-        if core.behind_since_us is None or core.behind_at != core.executed:
-            core.behind_since_us, core.behind_at = now_us, core.executed
+        if core.behind_since_us is None or core.executed >= core.behind_goal:
+            core.behind_since_us, core.behind_goal = now_us, _patience_goal(core)
         patient = now_us < core.behind_since_us + PATIENCE_US and not core.diverged
         if not patient and core.merging is None and _knows_own_leaves(core):
             core.transfer = Transfer()
@@ -90,6 +90,14 @@ def advance(core: Core) -> None:
         return
     if not core.transfer.installing:
         _replace_stalled(core, core.transfer)
+
+
+def _patience_goal(core: Core) -> SequenceNumber:
+    """What must be executed within the patience to be left the same time again: half of what is
+    missing, and no more than an interval. Were any progress enough, a liar that kept the decided
+    batches could push one at a time, for as long as there are any, while nobody else has them."""
+    half = (core.low_water_mark - core.executed) // 2
+    return core.executed + max(1, min(half, core.genesis.constants.checkpoint_interval))
 
 
 def _knows_own_leaves(core: Core) -> bool:

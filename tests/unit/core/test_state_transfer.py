@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from pbft.core import checkpoint
-from pbft.core.effects import EventName, Install
+from pbft.core import checkpoint, state_transfer
+from pbft.core.effects import DecidedRecord, EventName, Install, Persist
 from pbft.errors import Reason
 from pbft.limits import KIB, TRANSFER_FLOOR_RATE, LocalLimits
 from pbft.messages import (
+    CommittedBatch,
     StableCertificate,
     StateChunk,
     StateLeaves,
@@ -46,6 +47,29 @@ def test_no_transfer_begins_while_pushed_batches_can_do_it() -> None:
     cluster.advance(5 * SECOND)
     assert cluster.agree()
     assert not cluster[late].events(EventName.STATE_TRANSFER_STARTED)
+
+
+def test_batches_pushed_one_by_one_put_no_transfer_off() -> None:
+    """By a liar that kept the decided batches: as long as some come, nobody else has to."""
+    cluster, late = lagging()
+    liar = late - 1
+    decided = {
+        effect.record.sequence: effect.record
+        for effect in cluster[liar].effects
+        if isinstance(effect, Persist) and isinstance(effect.record, DecidedRecord)
+    }
+    cluster[liar].crash()
+    cluster.submit(cluster.forge.request(FAR + 1))
+    for _ in range(10):
+        record = decided[cluster[late].core.executed + 1]
+        cluster[late].receive(liar, CommittedBatch(record.commits, record.batch))
+        cluster.advance(state_transfer.PATIENCE_US - 20_000)
+        if cluster[late].events(EventName.STATE_TRANSFER_STARTED):
+            break
+    assert cluster[late].events(EventName.STATE_TRANSFER_STARTED)
+    cluster.advance(3 * SECOND)
+    assert cluster[late].events(EventName.STATE_TRANSFER_FINISHED)
+    assert cluster[late].core.executed == FAR + 1
 
 
 def test_it_ends_under_load() -> None:
