@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from pbft.errors import ConfigurationError
-from pbft.limits import MESSAGE_BYTES_MAX, VOTE_BYTES, ProtocolLimits
+from pbft.limits import MESSAGE_BYTES_MAX, MESSAGE_ELEMENTS_MAX, VOTE_BYTES, ProtocolLimits
 from pbft.quorum import MAX_REPLICAS, MIN_REPLICAS, Thresholds
 from pbft.types import KEY_BYTES, ClientKey, Digest, ReplicaId
 
@@ -42,6 +42,8 @@ class ProtocolConstants:
             raise ConfigurationError("window must be at least twice the checkpoint_interval")
         if self.buckets < 1 or self.buckets & (self.buckets - 1):
             raise ConfigurationError("buckets must be a power of two")
+        if self.buckets >= MESSAGE_ELEMENTS_MAX:
+            raise ConfigurationError(f"buckets must be below {MESSAGE_ELEMENTS_MAX}")
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,15 @@ EXHAUSTED_BYTES_MAX = 64
 """What a service answers for an operation that is not executed; a result's framing is in it."""
 TRANSPORT_BYTES_MAX = 32 * MIB
 """gRPC's receive limit: between the two, OVERSIZE can still be counted."""
-MESSAGE_ELEMENTS_MAX = 131_072
+MESSAGE_ELEMENTS_MAX = 20_000
 """Elements of lists in one message, all levels together: what a parser allocates for empty ones is
-many times their encoding."""
+many times their encoding, and what is built of them takes microseconds for each. The largest list
+that all messages but those below have is that of a state's leaves."""
+CERTIFICATES_ELEMENTS_MAX = 131_072
+"""The same for messages that hold certificates: the window decides how many votes those have, and
+the verifier how many bytes (pbft.crypto.sizes)."""
+FRAME_ITEMS_MAX = 8_192
+"""Items that a sender gathers in one frame."""
 REPLIES_ELEMENTS_MAX = 1_048_576
 """The same for what a client reads: one batch may decide 1,000 requests of 1,024 results each."""
 STATUS_BITMAP_BYTES_MAX = 8 * KIB
@@ -101,6 +107,9 @@ class ProtocolLimits:
     def __post_init__(self) -> None:
         if any(value < 1 for value in astuple(self)):
             raise ConfigurationError("every limit in the genesis must be at least 1")
+        for name in ("batch_requests", "operations_per_request"):
+            if getattr(self, name) >= MESSAGE_ELEMENTS_MAX:
+                raise ConfigurationError(f"{name} must be below {MESSAGE_ELEMENTS_MAX}")
         if self.batch_bytes < self.request_bytes + BATCH_OVERHEAD_BYTES:
             raise ConfigurationError("batch_bytes must leave room for one request of request_bytes")
         if self.batch_bytes + BATCH_OVERHEAD_BYTES > MESSAGE_BYTES_MAX:

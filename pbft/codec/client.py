@@ -3,6 +3,7 @@
 from pbft.codec.envelope import signed_from_wire, signed_of_kind, signed_to_wire
 from pbft.codec.frames import decode_frame, encode_frame
 from pbft.codec.parsing import malformed, parse, require_digest
+from pbft.limits import MESSAGE_ELEMENTS_MAX
 from pbft.messages import (
     ClientItem,
     Consistency,
@@ -17,6 +18,8 @@ from pbft.messages import (
 from pbft.wire import client_pb2
 
 _CHALLENGE_NONCE_BYTES = 32
+_FIELDS_BESIDE_QUERIES = 8
+"""The item's own, and those of the read."""
 _CONSISTENCIES = {consistency.value: consistency for consistency in Consistency}
 
 encode_client_frame = encode_frame
@@ -46,12 +49,12 @@ def encode_client_item(item: ClientItem) -> bytes:
     return wire.SerializeToString(deterministic=True)
 
 
-def decode_client_item(data: bytes) -> ClientItem:
+def decode_client_item(data: bytes, queries_max: int = MESSAGE_ELEMENTS_MAX) -> ClientItem:
     """One item from a client, nothing verified; a Signed is of kind HELLO.
 
     Raises Rejected(MALFORMED | OVERSIZE).
     """
-    wire = parse(client_pb2.ClientItem, data)
+    wire = parse(client_pb2.ClientItem, data, queries_max + _FIELDS_BESIDE_QUERIES)
     match wire.WhichOneof("item"):
         case "hello":
             return signed_of_kind(wire.hello, Kind.HELLO)

@@ -7,7 +7,8 @@ from pbft.codec.envelope import (
     signed_to_wire,
 )
 from pbft.codec.frames import decode_frame, encode_frame
-from pbft.codec.parsing import malformed, parse
+from pbft.codec.parsing import malformed, oversize, parse
+from pbft.limits import CHUNK_SCAN_RECORDS
 from pbft.messages import (
     BatchBytes,
     CommittedBatch,
@@ -24,6 +25,8 @@ from pbft.messages import (
 )
 from pbft.wire import peer_pb2
 
+STATE_CHUNK_TAG = b"\x42"
+"""How an item that holds a chunk begins."""
 _CHALLENGE_NONCE_BYTES = 32
 _LEAF_SUM_BYTES = 512
 _DOMAIN_MAX = 255
@@ -164,6 +167,8 @@ def _chunk_to_wire(item: StateChunk) -> peer_pb2.StateChunk:
 
 
 def _chunk_from_wire(wire: peer_pb2.StateChunk) -> StateChunk:
+    if len(wire.records) > CHUNK_SCAN_RECORDS:
+        raise oversize(f"{len(wire.records)} records in a chunk")
     records = []
     for record in wire.records:
         if record.domain > _DOMAIN_MAX:

@@ -11,7 +11,11 @@ from pbft.codec.replies import (
     encode_read_replies,
     encode_replies,
 )
-from pbft.limits import MESSAGE_ELEMENTS_MAX, STATUS_BITMAP_BYTES_MAX
+from pbft.limits import (
+    CERTIFICATES_ELEMENTS_MAX,
+    MESSAGE_ELEMENTS_MAX,
+    STATUS_BITMAP_BYTES_MAX,
+)
 from pbft.messages import (
     Batch,
     Checkpoint,
@@ -166,7 +170,7 @@ def _encode_view_change(view_change: ViewChange) -> bytes:
 
 
 def _decode_view_change(payload: bytes) -> ViewChange:
-    wire = parse(message_pb2.ViewChange, payload)
+    wire = parse(message_pb2.ViewChange, payload, CERTIFICATES_ELEMENTS_MAX)
     if not wire.view:
         raise malformed("a view-change to view 0")
     if wire.replica >= MAX_REPLICAS:
@@ -199,7 +203,7 @@ def _encode_new_view(new_view: NewView) -> bytes:
 
 
 def _decode_new_view(payload: bytes) -> NewView:
-    wire = parse(message_pb2.NewView, payload)
+    wire = parse(message_pb2.NewView, payload, CERTIFICATES_ELEMENTS_MAX)
     if not wire.view:
         raise malformed("a new-view of view 0")
     return NewView(
@@ -280,7 +284,7 @@ def _encode_recalled(recalled: Recalled) -> bytes:
 
 
 def _decode_recalled(payload: bytes) -> Recalled:
-    wire = parse(message_pb2.Recalled, payload)
+    wire = parse(message_pb2.Recalled, payload, CERTIFICATES_ELEMENTS_MAX)
     view_change = None
     if wire.HasField("view_change"):
         view_change = signed_of_kind(wire.view_change, Kind.VIEW_CHANGE)

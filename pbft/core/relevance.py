@@ -22,6 +22,7 @@ from pbft.messages import (
     Proposal,
     Request,
     StableCertificate,
+    StateChunk,
     StateLeaves,
     StateRequest,
     Status,
@@ -68,6 +69,8 @@ def relevance(core: Core, sender: ReplicaId, message: Candidate) -> Reason | Non
             return _check_stable(core, message)
         case StateLeaves():
             return Reason.UNWANTED if core.transfer is None else None
+        case StateChunk():
+            return state_transfer.check_chunk(core, sender)
         case _:
             return None
 

@@ -265,6 +265,12 @@ def _bitmap(core: Core, buckets: int) -> bytes:
     return buckets.to_bytes((core.genesis.constants.buckets + 7) // 8, "little")
 
 
+def check_chunk(core: Core, sender: ReplicaId) -> Reason | None:
+    """Whether records of this source could be of use."""
+    wanted = core.transfer is not None and sender in core.transfer.fetching
+    return None if wanted else Reason.UNWANTED
+
+
 def on_chunk(core: Core, sender: ReplicaId, chunk: StateChunk) -> None:
     """Records of the buckets that this source was asked for.
 

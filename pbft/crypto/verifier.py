@@ -8,12 +8,19 @@ the work on the message that carries it, with a named reason.
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar, cast
 
-from pbft.codec import decode_batch, decode_message, decode_peer_item, decode_signed
+from pbft.codec import (
+    STATE_CHUNK_TAG,
+    decode_batch,
+    decode_message,
+    decode_peer_item,
+    decode_signed,
+)
 from pbft.crypto.digest import NULL_DIGEST, batch_digest
 from pbft.crypto.envelopes import Envelopes
 from pbft.crypto.remembered import Remembered
 from pbft.crypto.requests import RequestVerifier
 from pbft.crypto.signing import ED25519, SignatureScheme
+from pbft.crypto.sizes import payload_bytes_max
 from pbft.errors import Reason, Rejected
 from pbft.genesis import Genesis
 from pbft.limits import VERIFIED_BATCH_BYTES, VERIFIED_BATCHES
@@ -84,6 +91,9 @@ _DIRECT = frozenset({Kind.STATUS, Kind.RECALL, Kind.RECALLED})
 S = TypeVar("S", Commit, Checkpoint)
 
 
+_SOME_CHUNK = StateChunk(0, (), b"", 0)
+
+
 def everything_is_relevant(sender: ReplicaId, message: Unverified) -> None:
     """The Relevance of a verifier that stands alone."""
 
@@ -100,6 +110,7 @@ class Verifier:
         """`relevance` may be set later, once the core that provides it exists."""
         self.relevance = relevance
         self._genesis = genesis
+        self._payload_bytes_max = payload_bytes_max(genesis)
         self._envelopes = Envelopes(genesis, scheme)
         self._requests = RequestVerifier(genesis, self._envelopes)
         self._batches: Remembered[VerifiedBatch] = Remembered(
@@ -111,6 +122,9 @@ class Verifier:
 
         Raises Rejected; nothing else comes out whatever the bytes are.
         """
+        if item.startswith(STATE_CHUNK_TAG):
+            # Nothing takes longer to build, and whether it is wanted depends on its sender only.
+            self._require_relevant(sender, _SOME_CHUNK)
         decoded = decode_peer_item(item)
         match decoded:
             case Signed():
@@ -181,6 +195,9 @@ class Verifier:
         Raises Rejected(MALFORMED | OVERSIZE), and SENDER_MISMATCH for a view-change that names
         another replica than its signer.
         """
+        size, size_max = len(signed.payload), self._payload_bytes_max.get(signed.kind)
+        if size_max is not None and size > size_max:
+            raise Rejected(Reason.OVERSIZE, f"a {signed.kind.name} of {size} bytes")
         message = decode_message(signed.kind, signed.payload)
         named = isinstance(message, ViewChange | Recall)
         if named and message.replica != signed.signer:  # type: ignore[union-attr]

@@ -1,8 +1,9 @@
 """What waits to be given to the core: bounded per sender, served in turn.
 
 A sender is a source. Its queue is bounded by not reading its stream while it is full, so a flood
-is slowed down at its origin and grows nothing here. Sources of one lane take turns, one item each;
-peers and clients have lanes of their own, so that neither can starve the other.
+is slowed down at its origin and grows nothing here. Sources of one lane take turns, one item each,
+and whose items take long waits for more turns of the others; peers and clients have lanes of their
+own, so that neither can starve the other.
 """
 
 import asyncio
@@ -22,6 +23,10 @@ PEER_SOURCE_BYTES = 8 * MIB
 CLIENT_SOURCE_BYTES = 1 * MIB
 CLIENTS_BYTES = 128 * MIB
 """No client's stream is read while this much of all clients waits."""
+TURN_SECONDS = 0.001
+"""What an item may take. Whose takes longer lets the others have as many turns more ..."""
+DEBT_SECONDS_MAX = 0.1
+"""... but no more than so long together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,8 @@ class Source(Generic[Origin]):
     limit_bytes: int
     items: deque[bytes] = field(default_factory=deque)
     waiting_bytes: int = 0
+    debt_seconds: float = 0.0
+    """What its items took beyond their turns, and others have not had since."""
 
 
 class Lane(Generic[Origin]):
@@ -77,6 +84,8 @@ class Lane(Generic[Origin]):
         self._total_bytes = total_bytes
         self._waiting_bytes = 0
         self._ready: deque[Source[Origin]] = deque()
+        self._served: Source[Origin] | None = None
+        """Whose item was taken last."""
         self._room = asyncio.Event()
 
     @property
@@ -101,12 +110,27 @@ class Lane(Generic[Origin]):
         """The next item of the source whose turn it is; None if nothing waits."""
         if not self._ready:
             return None
-        source = self._ready.popleft()
+        source = self._served = self._next()
         item = source.items.popleft()
         self._free(source, len(item))
         if source.items:
             self._ready.append(source)
         return source.origin, item
+
+    def _next(self) -> Source[Origin]:
+        source = self._ready.popleft()
+        while self._ready and source.debt_seconds > 0:
+            source.debt_seconds -= TURN_SECONDS
+            self._ready.append(source)
+            source = self._ready.popleft()
+        return source
+
+    def spend(self, seconds: float) -> None:
+        """The item that was taken last took so long."""
+        source = self._served
+        if source is not None and seconds > TURN_SECONDS:
+            debt = max(source.debt_seconds, 0.0) + seconds - TURN_SECONDS
+            source.debt_seconds = min(debt, DEBT_SECONDS_MAX)
 
     def clear(self, source: Source[Origin]) -> int:
         """Forgets what waits in a source; returns the number of items."""

@@ -184,20 +184,24 @@ class Network:
 
     # For the runtime: what was wrong inside a frame.
 
-    def reject_peer_item(self, peer: ReplicaId, message: str, reason: Reason) -> None:
-        """Counts an item of a peer that was not accepted, and charges the peer if it is its
-        fault."""
+    def reject_peer_item(
+        self, peer: ReplicaId, message: str, reason: Reason, seconds: float = 0.0
+    ) -> None:
+        """Counts an item of a peer that was not accepted, which took so long to find, and charges
+        the peer if it is its fault."""
         self.on_rejection(message, reason, peer)
-        if reason in FAULTY and not self._acceptor.on_fault(peer):
+        if reason in FAULTY and not self._acceptor.on_fault(peer, seconds):
             dropped = self._inbox.forget_peer_items(peer)
             self._metrics.on_rejection("peer_item", Reason.RATE_LIMIT, peer, dropped)
             self._log.warning("peer_throttled", peer=peer, dropped=dropped)
 
-    def reject_client_item(self, stream: int, message: str, reason: Reason) -> None:
-        """Counts an item of a client's stream that was not accepted, and charges the client if it
-        is its fault."""
+    def reject_client_item(
+        self, stream: int, message: str, reason: Reason, seconds: float = 0.0
+    ) -> None:
+        """Counts an item of a client's stream that was not accepted, which took so long to find,
+        and charges the client if it is its fault."""
         self.on_rejection(message, reason, None)
-        if reason in FAULTY and not self._gateway.on_fault(stream):
+        if reason in FAULTY and not self._gateway.on_fault(stream, seconds):
             dropped = self._inbox.forget_client(stream)
             self._metrics.on_rejection("client_item", Reason.RATE_LIMIT, None, dropped)
 

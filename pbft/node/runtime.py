@@ -36,6 +36,7 @@ from pbft.node.inbox import (
 )
 from pbft.node.metrics import Metrics
 from pbft.node.outbox import Outbox
+from pbft.node.read_rest import ReadRest
 from pbft.node.sealer import SealFailed, StateSealed
 from pbft.node.state_disk import DiskJobFailed, StateDisk
 from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber
@@ -103,9 +104,13 @@ class Admission(Protocol):
 class Complaints(Protocol):
     """Where what was wrong with an item is told (pbft.node.network.Network)."""
 
-    def reject_peer_item(self, peer: ReplicaId, message: str, reason: Reason) -> None: ...
+    def reject_peer_item(
+        self, peer: ReplicaId, message: str, reason: Reason, seconds: float = 0.0
+    ) -> None: ...
 
-    def reject_client_item(self, stream: int, message: str, reason: Reason) -> None: ...
+    def reject_client_item(
+        self, stream: int, message: str, reason: Reason, seconds: float = 0.0
+    ) -> None: ...
 
 
 def read_clock() -> Instant:
@@ -143,6 +148,7 @@ class Runtime:
         self._on_turn = on_turn
         self._clock = clock
         self._peers = len(genesis.replicas) - 1
+        self._read_rest = ReadRest()
         self._stopping = False
         self._deadline_us: Micros | None = None
         """When the core wants a tick."""
@@ -174,12 +180,16 @@ class Runtime:
             effects += self._step_own(own)
         until = time.monotonic() + LANE_SECONDS
         while (peer_item := self._inbox.peers.take()) is not None:
+            began = time.thread_time()
             effects += self._step_peer(*peer_item)
+            self._inbox.peers.spend(time.thread_time() - began)
             if time.monotonic() > until:
                 break
         until = time.monotonic() + LANE_SECONDS
         while (client_item := self._inbox.clients.take()) is not None:
+            began = time.thread_time()
             effects += self._step_client(*client_item)
+            self._inbox.clients.spend(time.thread_time() - began)
             if time.monotonic() > until:
                 break
         now = self._clock()
@@ -201,10 +211,12 @@ class Runtime:
         return self._core.installed(event.effect.sequence, self._clock())
 
     def _step_peer(self, origin: PeerOrigin, item: bytes) -> list[Effect]:
+        began = time.thread_time()
         try:
             inbound = self._admission.admit_peer(origin.peer, item)
         except Rejected as rejected:
-            self._complaints.reject_peer_item(origin.peer, "peer_item", rejected.reason)
+            took = time.thread_time() - began
+            self._complaints.reject_peer_item(origin.peer, "peer_item", rejected.reason, took)
             return []
         self._metrics.on_message("in", kind_of_inbound(inbound))
         now = self._clock()
@@ -215,9 +227,9 @@ class Runtime:
         return self._core.receive(origin.peer, inbound, now)
 
     def _step_client(self, origin: ClientOrigin, item: bytes) -> list[Effect]:
-        message = "client_item"
+        message, began = "client_item", time.thread_time()
         try:
-            decoded = decode_client_item(item)
+            decoded = decode_client_item(item, self._limits.operations_per_request)
             match decoded:
                 case Submit():
                     message = "request"
@@ -229,14 +241,23 @@ class Runtime:
                     return self._core.submit(request, decoded.full_results, self._clock())
                 case ReadRequest():
                     message = "read_request"
-                    self._check_read(decoded)
-                    self._metrics.on_message("in", message)
-                    return self._core.read(origin.client, decoded, self._clock())
+                    return self._step_read(origin, decoded)
                 case Signed():
                     raise Rejected(Reason.UNWANTED, "a second Hello")
         except Rejected as rejected:
-            self._complaints.reject_client_item(origin.stream, message, rejected.reason)
+            took = time.thread_time() - began
+            self._complaints.reject_client_item(origin.stream, message, rejected.reason, took)
             return []
+
+    def _step_read(self, origin: ClientOrigin, read: ReadRequest) -> list[Effect]:
+        self._check_read(read)
+        self._metrics.on_message("in", "read_request")
+        if self._read_rest.is_due(origin.client, time.monotonic()):
+            raise Rejected(Reason.RATE_LIMIT, "a read while its client's long ones rest")
+        began = time.thread_time()
+        effects = self._core.read(origin.client, read, self._clock())
+        self._read_rest.note(origin.client, time.thread_time() - began, time.monotonic())
+        return effects
 
     def _check_read(self, request: ReadRequest) -> None:
         """Reads are not signed and not ordered, so their bounds are checked here. Raises

@@ -114,6 +114,8 @@ class ClientLimits:
     """How long a client whose streams were closed for its faults has to wait."""
 
 
+HELLO_FRAME_BYTES_MAX = 4_096
+"""The first frame of a stream, whoever sends it, holds one Hello: a fraction of this."""
 FRAME_BYTES = 1 * MIB
 """A frame gathers what waits up to this size; one larger item travels alone."""
 RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)

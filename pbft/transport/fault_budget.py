@@ -3,6 +3,9 @@
 
 import time
 
+FAULT_SECONDS = 0.001
+"""What one fault may take of the event loop: one that takes longer counts as several."""
+
 
 class FaultBudget:
     """A token bucket: `burst` faults at once, refilled at `per_second`. Whoever uses it up is to be
@@ -18,15 +21,15 @@ class FaultBudget:
         self._then = time.monotonic()
         self._refused_until = self._then
 
-    def spend(self) -> bool:
-        """Takes one fault; False once the budget is used up."""
+    def spend(self, seconds: float = 0.0) -> bool:
+        """Takes one fault that took so long to find; False once the budget is used up."""
         now = time.monotonic()
         self._left = min(self._burst, self._left + (now - self._then) * self._per_second)
         self._then = now
         if self._left < 1:
             self._refused_until = now + self._throttle_seconds
             return False
-        self._left -= 1
+        self._left -= max(1.0, seconds / FAULT_SECONDS)
         return True
 
     @property

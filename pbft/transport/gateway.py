@@ -1,5 +1,6 @@
 """The replica's end of the clients' streams: handshake, bounds, requests in, answers out."""
 
+import time
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -18,7 +19,13 @@ from pbft.errors import Reason, Rejected
 from pbft.genesis import Genesis
 from pbft.limits import MIB
 from pbft.messages import GatewayChallenge, Role, Signed
-from pbft.transport.api import FRAME_BYTES, ClientLimits, ClientSink, HelloVerifier
+from pbft.transport.api import (
+    FRAME_BYTES,
+    HELLO_FRAME_BYTES_MAX,
+    ClientLimits,
+    ClientSink,
+    HelloVerifier,
+)
 from pbft.transport.fault_budget import FaultBudget
 from pbft.transport.grpc_options import server_options
 from pbft.transport.listener import (
@@ -142,15 +149,15 @@ class Gateway:
             else:
                 self._drop(stream)
 
-    def on_fault(self, number: int) -> bool:
-        """Charges the client of a stream for an item that no honest client sends. Once its budget
-        is used up its streams are closed, it is refused for a while, and this returns False; so it
-        does for a stream that is gone."""
+    def on_fault(self, number: int, seconds: float = 0.0) -> bool:
+        """Charges the client of a stream for an item that no honest client sends, and that took so
+        long. Once its budget is used up its streams are closed, it is refused for a while, and this
+        returns False; so it does for a stream that is gone."""
         stream = self._streams.get(number)
         if stream is None:
             return False
         client = self._clients[stream.client]
-        if client.budget.spend():
+        if client.budget.spend(seconds):
             return True
         for own in client.streams:
             self._streams[own].closing.close(Goodbye.because(Reason.RATE_LIMIT))
@@ -219,6 +226,8 @@ class Gateway:
             )
 
     def _identify(self, frame: bytes, nonce: bytes) -> ClientKey:
+        if len(frame) > HELLO_FRAME_BYTES_MAX:
+            raise Rejected(Reason.OVERSIZE, f"a first frame of {len(frame)} bytes")
         items = self._items(frame)
         hello = decode_client_item(items[0]) if len(items) == 1 else None
         if not isinstance(hello, Signed):
@@ -271,11 +280,12 @@ class Gateway:
 
     async def _read(self, number: int, stream: _Stream, context: Context) -> None:
         while isinstance(frame := await context.read(), bytes):
+            began = time.thread_time()
             try:
                 items = self._items(frame)
             except Rejected as rejected:
                 self._sink.on_rejection("frame", rejected.reason, None)
-                if not self.on_fault(number):
+                if not self.on_fault(number, time.thread_time() - began):
                     return
                 continue
             await self._sink.on_client_items(number, stream.client, items)

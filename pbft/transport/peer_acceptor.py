@@ -1,5 +1,6 @@
 """The receiving end of the peers' streams: challenges, checks the Hello, reads frames."""
 
+import time
 from dataclasses import dataclass
 
 from pbft.codec import decode_peer_frame, decode_peer_item, encode_challenge
@@ -9,7 +10,13 @@ from pbft.errors import Reason, Rejected
 from pbft.genesis import Genesis
 from pbft.limits import TRANSPORT_BYTES_MAX
 from pbft.messages import Role, Signed
-from pbft.transport.api import Direction, HelloVerifier, PeerLimits, PeerSink
+from pbft.transport.api import (
+    HELLO_FRAME_BYTES_MAX,
+    Direction,
+    HelloVerifier,
+    PeerLimits,
+    PeerSink,
+)
 from pbft.transport.fault_budget import FaultBudget
 from pbft.transport.grpc_options import server_options
 from pbft.transport.listener import (
@@ -91,11 +98,12 @@ class PeerAcceptor:
                 peer.closing.close(SHUTDOWN)
         await self._server.stop(0.2)
 
-    def on_fault(self, peer: ReplicaId) -> bool:
-        """Charges a peer for an item that no honest replica sends. Once its budget is used up its
-        stream is closed, it is refused for a while, and this returns False."""
+    def on_fault(self, peer: ReplicaId, seconds: float = 0.0) -> bool:
+        """Charges a peer for an item that no honest replica sends, and that took so long. Once its
+        budget is used up its stream is closed, it is refused for a while, and this returns
+        False."""
         known = self._peers[peer]
-        if known.budget.spend():
+        if known.budget.spend(seconds):
             return True
         if known.closing is not None:
             known.closing.close(Goodbye.because(Reason.RATE_LIMIT))
@@ -142,6 +150,8 @@ class PeerAcceptor:
         return peer
 
     def _identify(self, frame: bytes, nonce: bytes) -> ReplicaId:
+        if len(frame) > HELLO_FRAME_BYTES_MAX:
+            raise Rejected(Reason.OVERSIZE, f"a first frame of {len(frame)} bytes")
         items = decode_peer_frame(frame)
         hello = decode_peer_item(items[0]) if len(items) == 1 else None
         if not isinstance(hello, Signed):
@@ -171,11 +181,12 @@ class PeerAcceptor:
 
     async def _read(self, peer: ReplicaId, context: Context) -> None:
         while isinstance(frame := await context.read(), bytes):
+            began = time.thread_time()
             try:
                 items = decode_peer_frame(frame)
             except Rejected as rejected:
                 self._sink.on_rejection("frame", rejected.reason, peer)
-                if not self.on_fault(peer):
+                if not self.on_fault(peer, time.thread_time() - began):
                     return
                 continue
             await self._sink.on_peer_items(peer, items)

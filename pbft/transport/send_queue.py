@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 
+from pbft.limits import FRAME_ITEMS_MAX
 from pbft.transport.api import FRAME_BYTES
 
 
@@ -59,15 +60,21 @@ class SendQueue:
             self._waiter.set_result(None)
 
     async def next_frame(self) -> list[bytes]:
-        """Waits for something and takes what waits, up to FRAME_BYTES (one item at least). One
-        task at a time may wait here."""
+        """Waits for something and takes what waits, up to FRAME_BYTES and FRAME_ITEMS_MAX (one item
+        at least). One task at a time may wait here."""
         while not self._items:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         frame = [self._items.popleft()]
         size = len(frame[0])
-        while self._items and size + len(self._items[0]) <= FRAME_BYTES:
+        while self._has_next(len(frame), size):
             size += len(self._items[0])
             frame.append(self._items.popleft())
         self._bytes -= size
         return frame
+
+    def _has_next(self, count: int, size: int) -> bool:
+        """Whether one more item fits into a frame of so many and so large."""
+        if not self._items or count >= FRAME_ITEMS_MAX:
+            return False
+        return size + len(self._items[0]) <= FRAME_BYTES

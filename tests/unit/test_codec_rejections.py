@@ -1,6 +1,7 @@
 """What the codec refuses, and under which reason."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -10,9 +11,11 @@ from pbft.errors import Reason, Rejected
 from pbft.messages import (
     BatchBytes,
     Checkpoint,
+    Consistency,
     Kind,
     Leaf,
     Prepare,
+    ReadRequest,
     Signed,
     StableCertificate,
     StateChunk,
@@ -321,7 +324,6 @@ def test_the_largest_item_is_accepted() -> None:
     [
         pytest.param(codec.decode_peer_frame, b"\x0a\x00", id="frame"),
         pytest.param(codec.decode_batch, b"\x12\x00", id="batch"),
-        pytest.param(of_kind(Kind.NEW_VIEW), b"\x12\x00", id="new-view"),
         pytest.param(of_kind(Kind.STATUS), b"\x62\x00", id="status"),
         pytest.param(of_kind(Kind.REQUEST), b"\x32\x00", id="request"),
     ],
@@ -330,6 +332,40 @@ def test_more_elements_than_any_message_has(
     decode: Callable[[bytes], object], element: bytes
 ) -> None:
     refuse(decode, element * (limits.MESSAGE_ELEMENTS_MAX + 1), Reason.OVERSIZE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "element"),
+    [
+        (Kind.VIEW_CHANGE, b"\x32\x00"),
+        (Kind.NEW_VIEW, b"\x12\x00"),
+        (Kind.RECALLED, b"\x3a\x00"),
+    ],
+)
+def test_more_elements_than_any_message_of_certificates_has(kind: Kind, element: bytes) -> None:
+    payload = element * (limits.CERTIFICATES_ELEMENTS_MAX + 1)
+    refuse(of_kind(kind), payload, Reason.OVERSIZE)
+
+
+def test_more_than_the_caller_takes() -> None:
+    items = [b"x"] * 3
+    frame = codec.encode_peer_frame(items)
+    assert codec.decode_peer_frame(frame, 3) == items
+    refuse(lambda data: codec.decode_peer_frame(data, 2), frame, Reason.OVERSIZE)
+    read = ReadRequest(1, (b"",) * 50, Consistency.STALE, True)
+    item = codec.encode_client_item(read)
+    assert codec.decode_client_item(item, 50) == read
+    refuse(lambda data: codec.decode_client_item(data, 40), item, Reason.OVERSIZE)
+
+
+def test_a_chunk_has_no_more_records_than_its_source_looks_at() -> None:
+    record = StateRecord(1, b"k", 1, b"")
+    most = StateChunk(64, (record,) * limits.CHUNK_SCAN_RECORDS, b"", 1)
+    item = codec.encode_peer_item(most)
+    assert item.startswith(codec.STATE_CHUNK_TAG)
+    assert codec.decode_peer_item(item) == most
+    more = codec.encode_peer_item(replace(most, records=(*most.records, record)))
+    refuse(codec.decode_peer_item, more, Reason.OVERSIZE)
 
 
 def test_elements_of_nested_lists_count_together() -> None:
@@ -378,9 +414,10 @@ def varint(value: int) -> bytes:
 
 
 def test_a_large_message_is_only_counted_not_refused() -> None:
-    items = [b"x" * 400] * 1_000
-    assert len(codec.encode_peer_frame(items)) > 2 * limits.MESSAGE_ELEMENTS_MAX
-    assert codec.decode_peer_frame(codec.encode_peer_frame(items)) == items
+    for filling in (b"x", b"\x0a"):
+        items = [filling * 400] * 1_000
+        assert len(codec.encode_peer_frame(items)) > 2 * limits.MESSAGE_ELEMENTS_MAX
+        assert codec.decode_peer_frame(codec.encode_peer_frame(items)) == items
 
 
 @pytest.mark.parametrize(
@@ -393,19 +430,19 @@ def test_a_large_message_is_only_counted_not_refused() -> None:
     ],
 )
 def test_a_large_message_that_is_no_message(tail: bytes) -> None:
-    padding = codec.encode_peer_frame([bytes(2 * limits.MESSAGE_ELEMENTS_MAX)])
+    padding = codec.encode_peer_frame([b"\x0a" * (2 * limits.MESSAGE_ELEMENTS_MAX)])
     refuse(codec.decode_peer_frame, padding + tail, Reason.MALFORMED)
 
 
 def test_a_large_message_whose_inner_message_is_cut_off() -> None:
-    padding = codec.encode_peer_frame([bytes(2 * limits.MESSAGE_ELEMENTS_MAX)])
+    padding = codec.encode_peer_frame([b"\x0a" * (2 * limits.MESSAGE_ELEMENTS_MAX)])
     cut_off = b"\x3a" + varint(len(padding) + 1) + padding
     refuse(codec.decode_peer_item, cut_off, Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("tail", [b"\x11" + b"x" * 8, b"\x15" + b"x" * 4])
 def test_a_large_message_with_unknown_fixed_fields(tail: bytes) -> None:
-    padding = codec.encode_peer_frame([bytes(2 * limits.MESSAGE_ELEMENTS_MAX)])
+    padding = codec.encode_peer_frame([b"\x0a" * (2 * limits.MESSAGE_ELEMENTS_MAX)])
     refuse(codec.decode_peer_frame, padding + tail, Reason.MALFORMED)
 
 

@@ -303,9 +303,10 @@ def test_relevance_is_asked_before_any_signature(world: Cluster) -> None:
                 world.stable(),
                 StateRequest(1, 2),
                 leaves,
-                StateChunk(64, (), b""),
             )
         ),
+        # Refused before it is decoded.
+        (StateChunk(64, (), b""), 3, StateChunk(0, (), b"", 0)),
     ]
     for item, sender, message in cases:
         with pytest.raises(Rejected) as caught:

@@ -6,7 +6,9 @@ import time
 from pbft.node.inbox import (
     CLIENT_SOURCE_BYTES,
     CLIENTS_BYTES,
+    DEBT_SECONDS_MAX,
     PEER_SOURCE_BYTES,
+    TURN_SECONDS,
     ClientOrigin,
     Inbox,
     LinkChanged,
@@ -29,6 +31,36 @@ def test_peers_take_turns_and_keep_their_own_order() -> None:
         assert taken_peers(inbox, 6) == expected
         assert inbox.peers.take() is None
         assert inbox.peers.waiting_bytes == 0
+
+    asyncio.run(scenario())
+
+
+def test_whose_items_take_long_waits_for_more_turns_of_the_others() -> None:
+    async def scenario() -> None:
+        inbox = Inbox(4)
+        await inbox.put_peer_items(1, [b"slow"] * 3)
+        assert taken_peers(inbox, 1) == [(1, b"slow")]
+        inbox.peers.spend(4.5 * TURN_SECONDS)
+        await inbox.put_peer_items(2, [b"x"] * 6)
+        assert [peer for peer, _ in taken_peers(inbox, 5)] == [2, 2, 2, 2, 1]
+        inbox.peers.spend(TURN_SECONDS)
+        assert [peer for peer, _ in taken_peers(inbox, 3)] == [2, 1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_nobody_waits_for_others_that_have_nothing_nor_for_ever() -> None:
+    async def scenario() -> None:
+        inbox = Inbox(4)
+        await inbox.put_peer_items(1, [b"slow"] * 3)
+        for _ in range(2):
+            assert taken_peers(inbox, 1) == [(1, b"slow")]
+            inbox.peers.spend(3600.0)
+        turns = round(DEBT_SECONDS_MAX / TURN_SECONDS)
+        await inbox.put_peer_items(2, [b"x"] * 2 * turns)
+        peers = [peer for peer, _ in taken_peers(inbox, turns + 2)]
+        assert peers[: turns - 1] == [2] * (turns - 1)
+        assert 1 in peers
 
     asyncio.run(scenario())
 

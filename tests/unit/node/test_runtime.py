@@ -22,6 +22,7 @@ from pbft.messages import (
     Signed,
     Submit,
 )
+from pbft.node import read_rest
 from pbft.node import runtime as runtime_module
 from pbft.node.event_log import EventLog
 from pbft.node.inbox import Inbox, LinkChanged
@@ -109,10 +110,14 @@ class Gate:
             raise Rejected(Reason.BAD_SIGNATURE)
         return Authenticated(None, signed)  # type: ignore[arg-type]
 
-    def reject_peer_item(self, peer: int, message: str, reason: Reason) -> None:
+    def reject_peer_item(
+        self, peer: int, message: str, reason: Reason, seconds: float = 0.0
+    ) -> None:
         self.complaints.append((peer, message, reason))
 
-    def reject_client_item(self, stream: int, message: str, reason: Reason) -> None:
+    def reject_client_item(
+        self, stream: int, message: str, reason: Reason, seconds: float = 0.0
+    ) -> None:
         self.complaints.append((stream, message, reason))
 
 
@@ -175,6 +180,24 @@ def test_each_event_is_one_step_and_its_effects_leave() -> None:
         assert it.core.steps == ["start", "link 2 True", "receive 1 x", "submit True", "read 1"]
         assert it.bench.seen.left == [f"{step}>1" for step in it.core.steps]
         assert not it.gate.complaints
+
+    asyncio.run(scenario())
+
+
+def test_a_client_whose_read_took_long_rests_and_others_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(read_rest, "LONG_SECONDS", -1.0)
+    monkeypatch.setattr(read_rest, "REST_FACTOR", 1e9)
+
+    async def scenario() -> None:
+        it = rig()
+        read = encode_client_item(ReadRequest(1, (b"q",), Consistency.STALE, True))
+        await it.inbox.put_client_items(9, CLIENT, [read, read, submit()])
+        await it.inbox.put_client_items(10, bytes(32), [read])
+        await run_until(it, lambda: len(it.core.steps) == 4)
+        assert it.core.steps == ["start", "read 1", "read 1", "submit True"]
+        assert it.gate.complaints == [(9, "read_request", Reason.RATE_LIMIT)]
 
     asyncio.run(scenario())
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from pbft.grpc_environment import SWITCHES
+from pbft.limits import FRAME_ITEMS_MAX
 from pbft.transport import fault_budget
 from pbft.transport.api import FRAME_BYTES
 from pbft.transport.fault_budget import FaultBudget
@@ -89,6 +90,26 @@ def test_budget_is_spent_and_refilled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not budget.is_refused
     now[0] += 1_000
     assert [budget.spend() for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_fault_that_took_long_counts_as_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fault_budget.time, "monotonic", lambda: 100.0)
+    budget = FaultBudget(burst=10, per_second=2, throttle_seconds=7)
+    assert budget.spend(fault_budget.FAULT_SECONDS / 2)
+    assert budget.spend(8 * fault_budget.FAULT_SECONDS)
+    assert budget.spend()
+    assert not budget.spend()
+
+
+def test_a_frame_gathers_so_many_items_and_no_more() -> None:
+    async def scenario() -> None:
+        queue = SendQueue(limit_bytes=FRAME_BYTES)
+        for _ in range(FRAME_ITEMS_MAX + 1):
+            queue.push(b"x")
+        assert len(await queue.next_frame()) == FRAME_ITEMS_MAX
+        assert len(await queue.next_frame()) == 1
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("module", ["pbft.transport.listener", "pbft_client.link"])

@@ -134,15 +134,23 @@ def test_wrong_hello_is_refused_and_counted(key: KeyPair, genesis: Genesis, reas
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("first", [b"", b"\xff" * 50, encode_client_frame([READ])])
-def test_anything_else_before_the_hello_is_refused(first: bytes) -> None:
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (b"", Reason.MALFORMED),
+        (b"\xff" * 50, Reason.MALFORMED),
+        (encode_client_frame([READ]), Reason.MALFORMED),
+        (encode_client_frame([bytes(5_000)]), Reason.OVERSIZE),
+    ],
+)
+def test_anything_else_before_the_hello_is_refused(first: bytes, reason: Reason) -> None:
     async def scenario() -> None:
         sink = Sink()
         async with gateway(sink) as (_, port), raw_stream(port, "Gateway") as call:
             await call.read()
             await call.write(first)
             assert await end_of(call) is grpc.StatusCode.INVALID_ARGUMENT
-            assert sink.rejections == [("hello", Reason.MALFORMED, None)]
+            assert sink.rejections == [("hello", reason, None)]
 
     asyncio.run(scenario())
 

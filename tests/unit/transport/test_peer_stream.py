@@ -149,15 +149,23 @@ def test_wrong_hello_is_refused_and_counted(replica: int, genesis: object, reaso
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("first", [b"", b"\xff" * 50, encode_peer_frame([b"\x00"])])
-def test_garbage_instead_of_hello_is_refused(first: bytes) -> None:
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (b"", Reason.MALFORMED),
+        (b"\xff" * 50, Reason.MALFORMED),
+        (encode_peer_frame([b"\x00"]), Reason.MALFORMED),
+        (encode_peer_frame([bytes(5_000)]), Reason.OVERSIZE),
+    ],
+)
+def test_garbage_instead_of_hello_is_refused(first: bytes, reason: Reason) -> None:
     async def scenario() -> None:
         sink = Sink()
         async with acceptor(sink) as (_, port), raw_stream(port, "Peer") as call:
             await call.read()
             await call.write(first)
             assert await end_of(call) is grpc.StatusCode.INVALID_ARGUMENT
-            assert sink.rejections == [("hello", Reason.MALFORMED, None)]
+            assert sink.rejections == [("hello", reason, None)]
 
     asyncio.run(scenario())
 
