@@ -102,12 +102,14 @@ class OrderedView(ABC):
 
     def older(self, domain: int, key: bytes, version: int) -> Iterator[tuple[int, bytes]]:
         """See BaseView.older."""
+        if version == 0:
+            return
         prefix = key_prefix(domain, key)
-        for encoded, stored in self._items(encode_key(domain, key, version)):
+        # Not from `version` itself on: it would be copied for nothing, and may be large.
+        for encoded, stored in self._items(encode_key(domain, key, version - 1)):
             if not encoded.startswith(prefix):
                 return
-            if (found := _version(encoded)) < version:
-                yield found, checked(encoded, stored)
+            yield _version(encoded), checked(encoded, stored)
 
     def scan(
         self, domain: int, start: bytes, end: bytes | None

@@ -1,11 +1,13 @@
 """The order of records on disk."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbft.storage.memory import MemoryBase, MemoryView
 from pbft.storage.ordered import (
     KEY_BYTES_MAX,
     decode_key,
@@ -15,6 +17,7 @@ from pbft.storage.ordered import (
 )
 from pbft.storage.sorted_keys import RECENT_KEYS_MAX, SortedKeys
 from pbft.types import UINT64_MAX
+from tests.unit.storage.builders import merge, new_state
 
 DOMAINS = st.integers(0, 255)
 KEYS = st.lists(st.sampled_from([0, 1, 2, 97, 254, 255]), max_size=6).map(bytes)
@@ -59,6 +62,31 @@ def test_what_can_be_stored(domain: int, key: bytes, version: int, storable: boo
     assert is_storable(domain, key, version) == storable
     if storable:
         assert len(encode_key(domain, key, version)) <= KEY_BYTES_MAX
+
+
+def test_older_versions_are_read_without_the_one_that_they_are_older_than(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be large, and everything read is copied."""
+    base = MemoryBase()
+    state = new_state(base)
+    for key in (b"k", b"l"):
+        for version in range(4):
+            state.domain(1).put(key, version, b"%d" % version)
+    merge(state, 1)
+    copied = []
+    items = MemoryView._items
+
+    def noted(self: MemoryView, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for item in items(self, key):
+            copied.append(decode_key(item[0]))
+            yield item
+
+    monkeypatch.setattr(MemoryView, "_items", noted)
+    assert list(base.view.older(1, b"k", 3)) == [(2, b"2"), (1, b"1"), (0, b"0")]
+    assert copied == [(1, b"k", 2), (1, b"k", 1), (1, b"k", 0), (1, b"l", 3)]
+    assert list(base.view.older(1, b"k", 0)) == []
+    assert next(base.view.older(1, b"k", UINT64_MAX)) == (3, b"3")
 
 
 BOUNDS = st.integers(0, 3_000).map(lambda number: b"%04d" % number)
