@@ -8,7 +8,7 @@ from the first scan on. That they hold no record is a fact about the state, whic
 lies in; only a key that gets a record ends it.
 """
 
-from bisect import bisect_right
+from sortedcontainers import SortedDict
 
 from pbft.limits import RECORD_KEY_BYTES_MAX
 from pbft.storage.ordered import KEY_BYTES_MAX
@@ -26,47 +26,58 @@ def within_keys(bound: bytes) -> bytes:
 
 
 class DeadRuns:
-    """Disjoint ranges start <= key < end without a record, ascending; there are at most as many as
-    there are removed keys / RUN_KEYS_MIN, plus one for every key that was added within one."""
+    """Disjoint ranges start <= key < end without a record, that do not touch; there are at most as
+    many as there are removed keys / RUN_KEYS_MIN, plus one for every key that was added within one.
 
-    __slots__ = ("_ends", "_starts")
+    In an ordered map: keys may be added within one run as often as clients like, and to find their
+    place and to make room there must stay cheap.
+    """
+
+    __slots__ = ("_runs",)
 
     def __init__(self) -> None:
-        self._starts: list[bytes] = []
-        self._ends: list[bytes] = []
+        self._runs = SortedDict()
+        """start -> end"""
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._runs)
 
     def past(self, key: bytes) -> bytes:
         """The end of the run that the key lies in; the key itself if it lies in none."""
-        index = bisect_right(self._starts, key) - 1
-        return self._ends[index] if index >= 0 and key < self._ends[index] else key
+        if not self._runs:
+            return key
+        run = self._run_before(key)
+        return key if run is None else max(key, run[1])
 
     def add(self, start: bytes, end: bytes) -> None:
         """Notes that no key from start on, and before end, has a record. Runs that it overlaps or
         touches become one with it."""
-        first = bisect_right(self._starts, start)
-        if first > 0 and self._ends[first - 1] >= start:
-            first -= 1
-        after = bisect_right(self._starts, end)
-        if first < after:
-            start = min(start, self._starts[first])
-            end = max(end, self._ends[after - 1])
-        self._starts[first:after] = [start]
-        self._ends[first:after] = [end]
+        before = self._run_before(start)
+        if before is not None and before[1] >= start:
+            start = before[0]
+        for other in list(self._runs.irange(start, end)):
+            end = max(end, self._runs.pop(other))
+        self._runs[start] = end
 
     def on_birth(self, key: bytes) -> None:
         """The key gets a record: a run that it lies in falls in two."""
-        index = bisect_right(self._starts, key) - 1
-        if index < 0 or key >= self._ends[index]:
+        run = self._run_before(key) if self._runs else None
+        if run is None or key >= run[1]:
             return
-        start, end, after = self._starts[index], self._ends[index], key + b"\x00"
-        parts = [part for part in ((start, key), (after, end)) if part[0] < part[1]]
-        self._starts[index : index + 1] = [part[0] for part in parts]
-        self._ends[index : index + 1] = [part[1] for part in parts]
+        (start, end), after = run, key + b"\x00"
+        if start < key:
+            self._runs[start] = key
+        else:
+            del self._runs[start]
+        if after < end:
+            self._runs[after] = end
 
     def clear(self) -> None:
         """Forgets all runs: removed keys have left memory, or the state is another one."""
-        self._starts.clear()
-        self._ends.clear()
+        self._runs.clear()
+
+    def _run_before(self, key: bytes) -> tuple[bytes, bytes] | None:
+        """(start, end) of the last run that starts at the key or before."""
+        for start in self._runs.irange(maximum=key, reverse=True):
+            return start, self._runs[start]
+        return None

@@ -1,5 +1,7 @@
 """Runs of removed keys: against a set of keys, and what scans make of them."""
 
+from itertools import chain, pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,10 @@ def test_a_key_lies_in_a_run_from_its_death_to_its_birth(
             past = runs.past(key)
             assert (past > key) == (key in dead)
             assert dead.issuperset(other for other in KEYS if key <= other < past)
+        bounds = list(chain(*runs._runs.items()))
+        assert all(low < high for low, high in pairwise(bounds)), (
+            "they are apart, and none is empty"
+        )
 
 
 def test_runs_that_touch_are_one() -> None:
@@ -135,7 +141,7 @@ def test_runs_do_not_keep_what_clients_send_as_bounds() -> None:
         assert list(records.scan(keys[first] + junk, keys[first + 90] + junk)) == []
     runs = records._dead
     assert len(runs) == 9
-    assert max(map(len, runs._starts + runs._ends)) <= RECORD_KEY_BYTES_MAX + 1
+    assert max(map(len, chain(*runs._runs.items()))) <= RECORD_KEY_BYTES_MAX + 1
 
 
 @given(st.binary(min_size=495, max_size=505), st.binary(min_size=495, max_size=600))
