@@ -91,10 +91,11 @@ class BaseView(Protocol):
         """(version, value) of the key's records below `version`, descending."""
         ...
 
-    def scan(
+    def first(
         self, domain: int, start: bytes, end: bytes | None
-    ) -> Iterator[tuple[bytes, int, bytes]]:
-        """(key, highest version, value) for start <= key < end, ascending by key."""
+    ) -> tuple[bytes, int, bytes] | None:
+        """(key, highest version, value) of the first key with start <= key < end (None: to the
+        end)."""
         ...
 
     def walk(self, after: bytes) -> Iterator[tuple[bytes, int]]:

@@ -13,8 +13,9 @@ from sortedcontainers import SortedDict
 from pbft.limits import RECORD_KEY_BYTES_MAX
 from pbft.storage.ordered import KEY_BYTES_MAX
 
-RUN_KEYS_MIN = 64
-"""Fewer are passed one by one: to begin a scan anew costs about as much."""
+RUN_KEYS_MIN = 2
+"""Fewer are passed one by one each time: to look at a single one costs as much as to find the run
+that it would be."""
 AFTER_ALL_KEYS = b"\xff" * (KEY_BYTES_MAX + 1)
 
 

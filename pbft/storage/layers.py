@@ -1,9 +1,7 @@
 """The records of one domain as a service sees them: the durable checkpoint under the changes in
 memory."""
 
-import heapq
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from pbft.storage.api import BaseView
@@ -18,6 +16,7 @@ from pbft.storage.changes import (
 )
 from pbft.storage.dead_runs import AFTER_ALL_KEYS, RUN_KEYS_MIN, DeadRuns, within_keys
 from pbft.storage.ordered import is_storable
+from pbft.storage.sorted_keys import KeyWalk
 from pbft.types import UINT64_MAX
 
 Item: TypeAlias = tuple[bytes, int, bytes]
@@ -158,44 +157,37 @@ class DomainRecords:
         if not self._open.forget_newborn(key, version):
             self._note(key, version, old, 0)
 
-    def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int, bytes]]:
+    def scan(self, start: bytes, end: bytes | None) -> Iterator[Item]:
         """See Records.scan, and the class on changes meanwhile. Valid until the next checkpoint."""
-        start, end = within_keys(start), None if end is None else within_keys(end)
-        births, at, stop = self._births, start, AFTER_ALL_KEYS if end is None else end
-        while at < stop:
-            at = yield from self._scan_to_dead_run(self._dead.past(at), end, births)
-
-    def _scan_to_dead_run(
-        self, start: bytes, end: bytes | None, births: int
-    ) -> Generator[Item, None, bytes]:
-        """Scans until a key lies in a run that is known to be dead; returns the end of the run, or
-        of all. Longer stretches of removed keys that it comes by are runs from then on."""
-        dead, dead_from = 0, start
-        changed = heapq.merge(*(changes.keys.between(start, end) for changes in self._layers))
-        stored = self._view.scan(self._domain, start, end)
-        for key, item in _aligned(stored, (key for key, _ in groupby(changed))):
-            found = self._changed(key)
-            if found is None:
-                dead += 1
-                # To begin anew costs as much as so many: only then is there something to win.
-                if dead >= RUN_KEYS_MIN and (past := self._dead.past(key)) != key:
-                    self._dead.add(dead_from, past)
-                    return past
-                continue
-            if dead >= RUN_KEYS_MIN:
-                self._dead.add(dead_from, key)
-            if found is UNTOUCHED:
-                assert item is not None
-                yield item
-            else:
-                yield key, found[0], found[1]
+        at, end = within_keys(start), None if end is None else within_keys(end)
+        births, past = self._births, self._dead.past(at)
+        changed = KeyWalk((changes.keys for changes in self._layers), past, end)
+        keys = _Keys(self._view, self._domain, changed, past, end)
+        while (record := self._next_record(keys, at)) is not None:
+            yield record
             if self._births != births:
                 raise RuntimeError("a key was added to the domain during a scan")
-            dead, dead_from = 0, key + b"\x00"
-        stop = AFTER_ALL_KEYS if end is None else end
-        if dead >= RUN_KEYS_MIN:
-            self._dead.add(dead_from, stop)
-        return stop
+            at = record[0] + b"\x00"
+
+    def _next_record(self, keys: "_Keys", start: bytes) -> Item | None:
+        """The first record at or after `start`. Known runs of removed keys are passed at once. The
+        keys that it had to pass one by one are in a run from then on, if it came by one or if there
+        are RUN_KEYS_MIN of them."""
+        at, walked, has_passed_run = start, 0, False
+        while True:
+            past = self._dead.past(at)
+            has_passed_run = has_passed_run or past != at
+            key = keys.go_to(past)
+            found = None if key is None else self._changed(key)
+            if key is None or found is not None:
+                break
+            walked += 1
+            at = key + b"\x00"
+        if walked and (has_passed_run or walked >= RUN_KEYS_MIN):
+            self._dead.add(start, keys.stop if key is None else key)
+        if key is None or found is None:
+            return None
+        return keys.stored if found is UNTOUCHED else (key, found[0], found[1])
 
     def _changed(self, key: bytes) -> Latest | None:
         for latest in self._latest:
@@ -250,18 +242,29 @@ class DomainRecords:
             raise ValueError(f"a key of {len(key)} bytes and version {version} is not storable")
 
 
-def _aligned(
-    stored: Iterator[Item], changed: Iterator[bytes]
-) -> Iterator[tuple[bytes, Item | None]]:
-    """The union of two ascending sequences of keys, with what is stored for each."""
-    key = next(changed, None)
-    for item in stored:
-        while key is not None and key < item[0]:
-            yield key, None
-            key = next(changed, None)
-        if key == item[0]:
-            key = next(changed, None)
-        yield item[0], item
-    while key is not None:
-        yield key, None
-        key = next(changed, None)
+class _Keys:
+    """The keys that are stored or changed, ascending, and what is stored for them."""
+
+    __slots__ = ("_changed", "_domain", "_end", "_view", "stop", "stored")
+
+    def __init__(
+        self, view: BaseView, domain: int, changed: KeyWalk, start: bytes, end: bytes | None
+    ) -> None:
+        self._view = view
+        self._domain = domain
+        self._changed = changed
+        self._end = end
+        self.stop = AFTER_ALL_KEYS if end is None else end
+        self.stored = view.first(domain, start, end)
+        """The first stored record that is not passed."""
+
+    def go_to(self, bound: bytes) -> bytes | None:
+        """Passes all keys below the bound; returns the next one, None at the end."""
+        if bound >= self.stop:
+            return None
+        if self.stored is not None and self.stored[0] < bound:
+            self.stored = self._view.first(self._domain, bound, self._end)
+        changed = self._changed.go_to(bound)
+        if self.stored is None:
+            return changed
+        return self.stored[0] if changed is None else min(changed, self.stored[0])

@@ -19,8 +19,6 @@ DOMAIN_MAX = 255
 
 _ESCAPED_ZERO = b"\x00\xff"
 _END = b"\x00\x00"
-_AFTER_END = b"\x00\x01"
-"""Above every version of a key, below the next key."""
 _VERSION_BYTES = 8
 _TAIL_BYTES = len(_END) + _VERSION_BYTES
 assert RECORD_KEY_BYTES_MAX <= KEY_BYTES_MAX - 1 - _TAIL_BYTES
@@ -111,18 +109,18 @@ class OrderedView(ABC):
                 return
             yield _version(encoded), checked(encoded, stored)
 
-    def scan(
+    def first(
         self, domain: int, start: bytes, end: bytes | None
-    ) -> Iterator[tuple[bytes, int, bytes]]:
-        """See BaseView.scan."""
-        bound = bytes((domain,)) + start.replace(b"\x00", _ESCAPED_ZERO)
-        while (item := self._seek(bound)) is not None:
-            encoded, stored = item
-            found, key, version = decode_key(encoded)
-            if found != domain or (end is not None and key >= end):
-                return
-            yield key, version, checked(encoded, stored)
-            bound = encoded[:-_TAIL_BYTES] + _AFTER_END
+    ) -> tuple[bytes, int, bytes] | None:
+        """See BaseView.first."""
+        item = self._seek(bytes((domain,)) + start.replace(b"\x00", _ESCAPED_ZERO))
+        if item is None:
+            return None
+        encoded, stored = item
+        found, key, version = decode_key(encoded)
+        if found != domain or (end is not None and key >= end):
+            return None
+        return key, version, checked(encoded, stored)
 
     def walk(self, after: bytes) -> Iterator[tuple[bytes, int]]:
         """See BaseView.walk."""

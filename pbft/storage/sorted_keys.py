@@ -2,7 +2,7 @@
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 RECENT_KEYS_MAX = 512
 
@@ -14,11 +14,13 @@ class SortedKeys:
     structured merge: adding n keys costs O(n log n) in all, and no run is merged with a longer one.
     """
 
-    __slots__ = ("_recent", "_runs")
+    __slots__ = ("_recent", "_recent_sorted", "_runs")
 
     def __init__(self) -> None:
         self._runs: list[list[bytes]] = []
         self._recent: list[bytes] = []
+        self._recent_sorted: list[bytes] = []
+        """What `_recent` held when last asked for, for those who walk; replaced, never changed."""
 
     def add(self, key: bytes) -> None:
         """Adds a key that is not among them."""
@@ -27,25 +29,57 @@ class SortedKeys:
             self._make_run()
 
     def _make_run(self) -> None:
-        run, self._recent = sorted(self._recent), []
+        run, self._recent, self._recent_sorted = sorted(self._recent), [], []
         while self._runs and len(self._runs[-1]) <= len(run):
             # The sort recognises the two ascending halves and merges them in linear time.
             run = self._runs.pop() + run
             run.sort()
         self._runs.append(run)
 
-    def between(self, start: bytes, end: bytes | None) -> Iterator[bytes]:
-        """The keys now in start <= key < end (None: to the end), ascending; keys added later are
-        not seen."""
-        self._recent.sort()
-        runs = [_part(run, start, end) for run in (*self._runs, self._recent.copy())]
-        return heapq.merge(*runs)
+    def runs(self) -> list[list[bytes]]:
+        """Ascending lists that hold all keys now, each once. They are never changed again."""
+        if len(self._recent_sorted) != len(self._recent):
+            self._recent.sort()
+            self._recent_sorted = self._recent.copy()
+        return [*self._runs, self._recent_sorted]
 
     def ascending(self) -> Iterator[bytes]:
-        """All keys, ascending; nobody may add keys meanwhile."""
-        return heapq.merge(*self._runs, sorted(self._recent))
+        """All keys, ascending."""
+        return heapq.merge(*self.runs())
 
 
-def _part(run: list[bytes], start: bytes, end: bytes | None) -> Iterator[bytes]:
-    stop = len(run) if end is None else bisect_left(run, end)
-    return (run[index] for index in range(bisect_left(run, start), stop))
+class KeyWalk:
+    """A walk through several sets at once that can pass over many keys in one step. A key that is
+    in more than one of them comes once; keys added after the beginning are not seen."""
+
+    __slots__ = ("_heads",)
+
+    def __init__(self, sets: Iterable[SortedKeys], start: bytes, end: bytes | None) -> None:
+        """Over the keys start <= key < end (None: to the end)."""
+        self._heads: list[tuple[bytes, int, int, int, list[bytes]]] = []
+        """A heap, with an entry for every run that has more keys to come: the next one, a number
+        that is the entry's own (runs are not to be compared), the position of the key in the run,
+        the position where the range ends, the run."""
+        for keys in sets:
+            for run in keys.runs():
+                at = bisect_left(run, start)
+                if at < len(run) and (end is None or run[at] < end):
+                    stop = len(run) if end is None else bisect_left(run, end, at)
+                    self._heads.append((run[at], len(self._heads), at, stop, run))
+        heapq.heapify(self._heads)
+
+    def go_to(self, bound: bytes) -> bytes | None:
+        """Passes all keys below the bound; returns the next one, None at the end. Runs without keys
+        to pass cost nothing."""
+        heads = self._heads
+        while heads and heads[0][0] < bound:
+            _, number, at, stop, run = heads[0]
+            at += 1
+            # The next key is the usual one.
+            if at < stop and run[at] < bound:
+                at = bisect_left(run, bound, at + 1, stop)
+            if at < stop:
+                heapq.heapreplace(heads, (run[at], number, at, stop, run))
+            else:
+                heapq.heappop(heads)
+        return heads[0][0] if heads else None

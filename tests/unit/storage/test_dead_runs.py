@@ -67,50 +67,97 @@ def filled() -> tuple[LayeredState, list[bytes]]:
     return state, keys
 
 
-def test_a_scan_passes_removed_keys_at_once_after_the_first_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The keys that scans look at."""
+    looked: list[bytes] = []
+    changed = DomainRecords._changed
+
+    def noted(self: DomainRecords, key: bytes) -> object:
+        looked.append(key)
+        return changed(self, key)
+
+    monkeypatch.setattr(DomainRecords, "_changed", noted)
+    return looked
+
+
+def test_a_scan_passes_removed_keys_at_once_after_the_first_time(looks: list[bytes]) -> None:
     """How many there are depends on merges: no budget can count them, so they must not cost."""
     state, keys = filled()
     records = state.domain(1)
     for key in keys[1:-1]:
         records.delete(key, 1)
-    looks = 0
-    changed = DomainRecords._changed
-
-    def counted(self: DomainRecords, key: bytes) -> object:
-        nonlocal looks
-        looks += 1
-        return changed(self, key)
-
-    monkeypatch.setattr(DomainRecords, "_changed", counted)
     both = [(keys[0], 1, b""), (keys[-1], 1, b"")]
     assert list(records.scan(b"", None)) == both
-    assert looks == len(keys)
-    looks = 0
+    assert looks == keys
+    looks.clear()
     assert list(records.scan(b"", None)) == both
     assert list(records.scan(keys[500], None)) == both[1:]
     assert list(records.scan(keys[500], keys[600])) == []
-    assert looks <= 3 * (RUN_KEYS_MIN + 2)
+    assert looks == [keys[0], keys[-1], keys[-1]]
     records.put(keys[700], 2, b"back")
-    looks = 0
+    looks.clear()
     assert list(records.scan(b"", None)) == [both[0], (keys[700], 2, b"back"), both[1]]
-    assert looks <= 3 * (RUN_KEYS_MIN + 2)
+    assert looks == [keys[0], keys[700], keys[-1]]
     records.delete(keys[700], 2)
     assert list(records.scan(b"", None)) == both
-    looks = 0
+    looks.clear()
     assert list(records.scan(b"", None)) == both
-    assert looks <= RUN_KEYS_MIN + 2, "the run is one again"
-    assert len(records._dead) == 1
+    assert looks == [keys[0], keys[-1]]
+    assert len(records._dead) == 1, "the run is one again"
     merge(state, 2)
     assert len(records._dead) == 0
     assert list(records.scan(b"", None)) == both
 
 
-def test_keys_that_come_back_here_and_there_make_no_scan_begin_anew(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("removed", [RUN_KEYS_MIN, 63])
+def test_removed_keys_between_records_cost_no_look_either(looks: list[bytes], removed: int) -> None:
+    state = new_state(MemoryBase())
+    records = state.domain(1)
+    keys = [b"%05d" % number for number in range(200 * (removed + 1))]
+    for key in keys:
+        records.put(key, 1, b"")
+    merge(state, 1)
+    living = keys[:: removed + 1]
+    for key in set(keys).difference(living):
+        records.delete(key, 1)
+    expected = [(key, 1, b"") for key in living]
+    assert list(records.scan(b"", None)) == expected
+    assert looks == keys
+    looks.clear()
+    assert list(records.scan(b"", None)) == expected
+    assert list(records.scan(keys[1], keys[removed + 2])) == expected[1:2]
+    assert looks == [*living, living[1]]
+
+
+def test_a_single_removed_key_belongs_to_the_run_that_it_touches(looks: list[bytes]) -> None:
+    """Or a scan after every deletion would be longer each time."""
+    state, keys = filled()
+    records = state.domain(1)
+
+    def looks_after(removed: int, end: int) -> list[bytes]:
+        """What the second scan looks at."""
+        records.delete(keys[removed], 1)
+        list(records.scan(keys[450], keys[end]))
+        looks.clear()
+        list(records.scan(keys[450], keys[end]))
+        return looks
+
+    for key in keys[490:510]:
+        records.delete(key, 1)
+    list(records.scan(b"", None))
+    for below in range(489, 485, -1):
+        assert looks_after(below, 550) == keys[450:below] + keys[510:550]
+    for above in range(510, 514):
+        assert looks_after(above, 550) == keys[450:486] + keys[above + 1 : 550]
+    for below in range(485, 480, -1):
+        assert looks_after(below, 500) == keys[450:below], "the range ends within the run"
+    assert len(records._dead) == 1
+
+
+def test_keys_that_come_back_here_and_there_are_all_that_a_scan_looks_at(
+    looks: list[bytes],
 ) -> None:
-    """A run in many pieces is worth less than passing its keys one by one."""
     state, keys = filled()
     records = state.domain(1)
     for key in keys:
@@ -119,16 +166,9 @@ def test_keys_that_come_back_here_and_there_make_no_scan_begin_anew(
     back = [(key, 2, b"back") for key in keys[::2]]
     for key, version, value in back:
         records.put(key, version, value)
-    begun = []
-    scan_to = DomainRecords._scan_to_dead_run
-
-    def counted(self: DomainRecords, start: bytes, end: bytes | None, births: int) -> object:
-        begun.append(start)
-        return scan_to(self, start, end, births)
-
-    monkeypatch.setattr(DomainRecords, "_scan_to_dead_run", counted)
+    looks.clear()
     assert list(records.scan(b"", None)) == back
-    assert len(begun) == 1
+    assert looks == keys[::2]
 
 
 def test_runs_do_not_keep_what_clients_send_as_bounds() -> None:

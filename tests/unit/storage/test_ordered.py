@@ -1,12 +1,14 @@
 """The order of records on disk."""
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbft.storage import sorted_keys
 from pbft.storage.memory import MemoryBase, MemoryView
 from pbft.storage.ordered import (
     KEY_BYTES_MAX,
@@ -15,7 +17,7 @@ from pbft.storage.ordered import (
     is_storable,
     key_prefix,
 )
-from pbft.storage.sorted_keys import RECENT_KEYS_MAX, SortedKeys
+from pbft.storage.sorted_keys import RECENT_KEYS_MAX, KeyWalk, SortedKeys
 from pbft.types import UINT64_MAX
 from tests.unit.storage.builders import merge, new_state
 
@@ -89,7 +91,19 @@ def test_older_versions_are_read_without_the_one_that_they_are_older_than(
     assert next(base.view.older(1, b"k", UINT64_MAX)) == (3, b"3")
 
 
-BOUNDS = st.integers(0, 3_000).map(lambda number: b"%04d" % number)
+def number_key(number: int) -> bytes:
+    return b"%06d" % number
+
+
+def walked(sets: list[SortedKeys], start: bytes, end: bytes | None) -> Iterator[bytes]:
+    """All keys of a range, as a scan walks them."""
+    walk, bound = KeyWalk(sets, start, end), start
+    while (key := walk.go_to(bound)) is not None:
+        yield key
+        bound = key + b"\x00"
+
+
+BOUNDS = st.integers(0, 3_000).map(number_key)
 
 
 @given(
@@ -104,21 +118,60 @@ def test_keys_added_in_any_order_are_walked_in_order(
     keys = SortedKeys()
     added = []
     for position, number in enumerate(numbers):
-        keys.add(b"%04d" % number)
-        added.append(b"%04d" % number)
+        keys.add(number_key(number))
+        added.append(number_key(number))
         if position % 100 == 0:
             for start, end in ranges:
                 expected = [key for key in added if key >= start and (end is None or key < end)]
-                assert list(keys.between(start, end)) == sorted(expected)
+                assert list(walked([keys], start, end)) == sorted(expected)
+
+
+SMALL = st.integers(0, 60)
+
+
+@given(
+    st.lists(st.lists(SMALL, unique=True), max_size=4),
+    SMALL,
+    SMALL | st.none(),
+    st.lists(SMALL, max_size=12),
+    st.lists(SMALL, max_size=12),
+)
+def test_a_walk_goes_to_the_next_key_of_any_set(
+    several: list[list[int]], start: int, end: int | None, bounds: list[int], later: list[int]
+) -> None:
+    with mock.patch.object(sorted_keys, "RECENT_KEYS_MAX", 3):
+        sets = [SortedKeys() for _ in several]
+        for keys, numbers in zip(sets, several, strict=True):
+            for number in numbers:
+                keys.add(number_key(number))
+        stop = 99 if end is None else end
+        expected = sorted({number for number in chain(*several) if start <= number < stop})
+        walk = KeyWalk(sets, number_key(start), None if end is None else number_key(end))
+        for keys, numbers in zip(sets, several, strict=True):
+            for number in set(later).difference(numbers):
+                keys.add(number_key(number))
+        for bound in bounds:
+            while expected and expected[0] < bound:
+                expected.pop(0)
+            assert walk.go_to(number_key(bound)) == (number_key(expected[0]) if expected else None)
 
 
 def test_many_keys_are_kept_in_few_runs() -> None:
     keys = SortedKeys()
     count = 40 * RECENT_KEYS_MAX
     for number in range(count):
-        keys.add(b"%06d" % (number * 7919 % count))
-    assert list(keys.between(b"", None)) == [b"%06d" % number for number in range(count)]
+        keys.add(number_key(number * 7919 % count))
+    assert list(walked([keys], b"", None)) == [number_key(number) for number in range(count)]
     lengths = [len(run) for run in keys._runs]
     assert len(lengths) <= 6
     assert all(longer > shorter for longer, shorter in pairwise(lengths))
-    assert list(keys.ascending()) == [b"%06d" % number for number in range(count)]
+    assert list(keys.ascending()) == [number_key(number) for number in range(count)]
+
+
+def test_runs_without_a_key_in_the_range_take_no_part_in_a_walk() -> None:
+    keys = SortedKeys()
+    for number in range(0, 96 * RECENT_KEYS_MAX, 2):
+        keys.add(number_key(number))
+    assert len(keys._runs) > 1
+    assert len(KeyWalk([keys], number_key(500), number_key(600))._heads) == 1
+    assert len(KeyWalk([keys], number_key(501), number_key(502))._heads) == 0

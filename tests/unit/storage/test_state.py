@@ -206,7 +206,11 @@ def test_changes_made_while_a_merge_runs_stay_above_it(disk: Disk) -> None:
     assert state.durable_sequence == 0, "nothing is read from it before it is finished"
     state.finish_merge(plan)
     assert (state.durable_sequence, state.durable_digest) == (1, digest)
-    assert list(base.view.scan(1, b"", None)) == [(b"a", 1, b"merged"), (b"b", 1, b"merged")]
+    assert base.view.first(1, b"", None) == (b"a", 1, b"merged")
+    assert base.view.first(1, b"a\x00", None) == (b"b", 1, b"merged")
+    assert base.view.first(1, b"a\x00", b"b") is None
+    assert base.view.first(1, b"b\x00", None) is None
+    assert base.view.first(0, b"", None) is None
     assert list(records.scan(b"", None)) == [(b"a", 2, b"above"), (b"c", 3, b"open")]
     base.close()
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 
 from pbft.core.effects import Merge
 from pbft.messages import StateRecord
-from pbft.storage import layers
+from pbft.storage import layers, sorted_keys
 from pbft.storage.api import StateBase
 from pbft.storage.memory import MemoryBase
 from pbft.storage.state import MergePlan
@@ -60,6 +60,9 @@ class StateMachine(RuleBasedStateMachine):
         # Scans remember even a single removed key, and have to be right about it ever after.
         self.short_runs = mock.patch.object(layers, "RUN_KEYS_MIN", 1)
         self.short_runs.start()
+        # And the keys of one layer lie in several lists.
+        self.short_lists = mock.patch.object(sorted_keys, "RECENT_KEYS_MAX", 2)
+        self.short_lists.start()
         self.directory = Path(tempfile.mkdtemp()) if self.on_disk else None
         self.disk = Disk.make(self.directory)
         self.base: StateBase = self.disk.open_base()
@@ -145,6 +148,21 @@ class StateMachine(RuleBasedStateMachine):
             seen.append((key, version))
             records.delete(key, version)
             del self.model[domain, key, version]
+        assert seen == expected
+
+    @rule(domain=DOMAINS, start=KEYS, replaced=KEYS, value=VALUES)
+    def replace_while_scanning(
+        self, domain: int, start: bytes, replaced: bytes, value: bytes
+    ) -> None:
+        """Also ahead of the scan, which is to yield what is there by then."""
+        expected = sorted(key for key in self.latest(domain) if key >= start)
+        seen = []
+        for key, version, found in self.state.domain(domain).scan(start, None):
+            seen.append(key)
+            latest = self.latest(domain)
+            assert latest[key] == (version, found)
+            if replaced in latest:
+                self.replace(domain, replaced, value)
         assert seen == expected
 
     @rule()
@@ -252,6 +270,7 @@ class StateMachine(RuleBasedStateMachine):
         self.state.close()
         self.base.close()
         self.short_runs.stop()
+        self.short_lists.stop()
         if self.directory is not None:
             shutil.rmtree(self.directory)
 
