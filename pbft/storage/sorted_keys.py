@@ -5,13 +5,17 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 RECENT_KEYS_MAX = 512
+RUN_KEYS_MAX = 16_384
+"""Runs are not merged beyond. Whoever adds a key waits for that: here for some milliseconds, with a
+million keys for a second."""
 
 
 class SortedKeys:
     """Keys added in any order, each once.
 
-    Kept as sorted runs whose lengths at least double from the last to the first, as in a log-
-    structured merge: adding n keys costs O(n log n) in all, and no run is merged with a longer one.
+    Kept as sorted runs, as in a log-structured merge: first those of RUN_KEYS_MAX keys, then ones
+    whose lengths at least double from the last to the first. So a key is merged a few times only,
+    and no run is merged with a longer one. Whoever begins a walk looks into each of them.
     """
 
     __slots__ = ("_recent", "_recent_sorted", "_runs")
@@ -30,7 +34,7 @@ class SortedKeys:
 
     def _make_run(self) -> None:
         run, self._recent, self._recent_sorted = sorted(self._recent), [], []
-        while self._runs and len(self._runs[-1]) <= len(run):
+        while self._runs and len(self._runs[-1]) <= len(run) <= RUN_KEYS_MAX // 2:
             # The sort recognises the two ascending halves and merges them in linear time.
             run = self._runs.pop() + run
             run.sort()

@@ -1,7 +1,7 @@
 """The order of records on disk."""
 
 from collections.abc import Iterator
-from itertools import chain, pairwise
+from itertools import chain
 from unittest import mock
 
 import pytest
@@ -17,7 +17,7 @@ from pbft.storage.ordered import (
     is_storable,
     key_prefix,
 )
-from pbft.storage.sorted_keys import RECENT_KEYS_MAX, KeyWalk, SortedKeys
+from pbft.storage.sorted_keys import RECENT_KEYS_MAX, RUN_KEYS_MAX, KeyWalk, SortedKeys
 from pbft.types import UINT64_MAX
 from tests.unit.storage.builders import merge, new_state
 
@@ -139,7 +139,10 @@ SMALL = st.integers(0, 60)
 def test_a_walk_goes_to_the_next_key_of_any_set(
     several: list[list[int]], start: int, end: int | None, bounds: list[int], later: list[int]
 ) -> None:
-    with mock.patch.object(sorted_keys, "RECENT_KEYS_MAX", 3):
+    with (
+        mock.patch.object(sorted_keys, "RECENT_KEYS_MAX", 3),
+        mock.patch.object(sorted_keys, "RUN_KEYS_MAX", 12),
+    ):
         sets = [SortedKeys() for _ in several]
         for keys, numbers in zip(sets, several, strict=True):
             for number in numbers:
@@ -156,21 +159,22 @@ def test_a_walk_goes_to_the_next_key_of_any_set(
             assert walk.go_to(number_key(bound)) == (number_key(expected[0]) if expected else None)
 
 
-def test_many_keys_are_kept_in_few_runs() -> None:
+def test_many_keys_are_kept_in_few_runs_that_no_add_merges_without_bound() -> None:
     keys = SortedKeys()
-    count = 40 * RECENT_KEYS_MAX
+    count = 3 * RUN_KEYS_MAX + 9 * RECENT_KEYS_MAX + 1
     for number in range(count):
         keys.add(number_key(number * 7919 % count))
-    assert list(walked([keys], b"", None)) == [number_key(number) for number in range(count)]
+        assert len(keys._runs) <= 3 + 5
+    every = [number_key(number) for number in range(count)]
+    assert list(walked([keys], b"", None)) == every
     lengths = [len(run) for run in keys._runs]
-    assert len(lengths) <= 6
-    assert all(longer > shorter for longer, shorter in pairwise(lengths))
-    assert list(keys.ascending()) == [number_key(number) for number in range(count)]
+    assert lengths == [RUN_KEYS_MAX] * 3 + [8 * RECENT_KEYS_MAX, RECENT_KEYS_MAX]
+    assert list(keys.ascending()) == every
 
 
 def test_runs_without_a_key_in_the_range_take_no_part_in_a_walk() -> None:
     keys = SortedKeys()
-    for number in range(0, 96 * RECENT_KEYS_MAX, 2):
+    for number in range(0, 3 * RUN_KEYS_MAX, 2):
         keys.add(number_key(number))
     assert len(keys._runs) > 1
     assert len(KeyWalk([keys], number_key(500), number_key(600))._heads) == 1
