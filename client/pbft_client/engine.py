@@ -243,15 +243,14 @@ class Engine:
                 self._fail(pending, self._unanswered(pending, "the cluster refuses this client"))
         self._schedule_flush()
 
-    def on_items(self, replica: ReplicaId, items: list[GatewayItem]) -> None:
-        """What one frame of a replica held. Raises Rejected if no honest replica would send it."""
-        for item in items:
-            if isinstance(item, Signed):
-                self._on_replies(replica, item)
-            elif isinstance(item, Refusal):
-                self.session.refused(replica, item)
-            else:
-                raise Rejected(Reason.UNWANTED, "a second challenge")
+    def on_item(self, replica: ReplicaId, item: GatewayItem) -> None:
+        """What a replica's frame held. Raises Rejected if no honest replica would send it."""
+        if isinstance(item, Signed):
+            self._on_replies(replica, item)
+        elif isinstance(item, Refusal):
+            self.session.refused(replica, item)
+        else:
+            raise Rejected(Reason.UNWANTED, "a second challenge")
         for forger in self.opener.forgers:
             self._links[forger].drop(Rejected(Reason.BAD_SIGNATURE, "sent a wrong signature"))
         self.opener.forgers.clear()

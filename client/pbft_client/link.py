@@ -11,6 +11,8 @@ import asyncio
 import random
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from pbft.codec import (
@@ -38,6 +40,8 @@ LINK_SHARE = 1 / 3
 """Of the time that passes: what they may take for long; beyond, the link rests. Those of a liar can
 take seconds each, or a little each without end; an honest replica that sent all full results took a
 sixth."""
+FRAME_SECONDS = 0.000_15
+"""What a frame takes before we see it, by measurement: gRPC's read is not ours to time."""
 STATUS_SECONDS = 0.5
 """How long the reason of a broken stream may be later than the break."""
 RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
@@ -81,8 +85,8 @@ class LinkOwner(Protocol):
         """The stream is open."""
         ...
 
-    def on_items(self, replica: ReplicaId, items: list[GatewayItem]) -> None:
-        """What one frame held. Raises Rejected if no honest replica sends it: the stream is
+    def on_item(self, replica: ReplicaId, item: GatewayItem) -> None:
+        """What a frame held. Raises Rejected if no honest replica sends it: the stream is
         dropped."""
         ...
 
@@ -101,7 +105,7 @@ class Allowance:
         self._earned_until = now
 
     def spend(self, taken: float, now: float) -> float:
-        """Pays for a frame; returns how long to rest before the next, so that it is earned."""
+        """Pays for what was done; returns how long to rest before more, so that it is earned."""
         earned = (now - self._earned_until) * LINK_SHARE
         self._earned_until = now
         self._credit = min(CREDIT_SECONDS, self._credit + earned) - taken
@@ -218,6 +222,8 @@ class ReplicaLink:
 
     async def _attempt(self) -> str:
         """One channel and one stream until it ends; returns or raises what ended it."""
+        # What the last stream owes, before this one's greeting is waited for.
+        await self._rest()
         options: list[tuple[str, int | str]] = list(_OPTIONS)
         if self._credentials is None:
             channel = aio.insecure_channel(self._address, options=options)
@@ -239,13 +245,12 @@ class ReplicaLink:
             await channel.close()
 
     async def _shake_hands(self, call: "aio.StreamStreamCall[bytes, bytes]") -> None:
-        frame = await call.read()
-        if not isinstance(frame, bytes):
-            raise await _rpc_error(call)
-        items = [decode_gateway_item(item) for item in decode_gateway_frame(frame)]
-        if len(items) != 1 or not isinstance(items[0], GatewayChallenge):
-            raise Rejected(Reason.MALFORMED, "no challenge")
-        hello = self._owner.hello(self.replica, items[0])
+        items = await self._receive(call)
+        with self._charge():
+            challenge = decode_gateway_item(items[0]) if len(items) == 1 else None
+            if not isinstance(challenge, GatewayChallenge):
+                raise Rejected(Reason.MALFORMED, "no challenge")
+            hello = self._owner.hello(self.replica, challenge)
         await call.write(encode_client_frame([hello]))
 
     async def _carry(self, call: "aio.StreamStreamCall[bytes, bytes]") -> str:
@@ -269,16 +274,33 @@ class ReplicaLink:
         return "closed the stream"
 
     async def _read(self, call: "aio.StreamStreamCall[bytes, bytes]") -> None:
-        await self._rest_after(0.0)
-        while isinstance(frame := await call.read(), bytes):
-            began = time.thread_time()
-            items = [decode_gateway_item(item) for item in decode_gateway_frame(frame)]
-            self._owner.on_items(self.replica, items)
-            await self._rest_after(time.thread_time() - began)
-        raise await _rpc_error(call)
+        while True:
+            for item in await self._receive(call):
+                with self._charge():
+                    self._owner.on_item(self.replica, decode_gateway_item(item))
+                await self._rest()
 
-    async def _rest_after(self, taken: float) -> None:
-        if rest := self._allowance.spend(taken, time.monotonic()):
+    async def _receive(self, call: "aio.StreamStreamCall[bytes, bytes]") -> list[bytes]:
+        """What the next frame holds. Raises what ended the stream."""
+        frame = await call.read()
+        if not isinstance(frame, bytes):
+            raise await _rpc_error(call)
+        with self._charge(FRAME_SECONDS):
+            return decode_gateway_frame(frame)
+
+    @contextmanager
+    def _charge(self, before: float = 0.0) -> Iterator[None]:
+        """The link pays for what is done within, and for what was `before`: also if that rejects
+        what came, or a liar would have the client's time for nothing."""
+        began = time.thread_time() - before
+        try:
+            yield
+        finally:
+            self._allowance.spend(time.thread_time() - began, time.monotonic())
+
+    async def _rest(self) -> None:
+        """Until what was done is earned."""
+        if rest := self._allowance.spend(0.0, time.monotonic()):
             await asyncio.sleep(rest)
 
     async def _write(self, call: "aio.StreamStreamCall[bytes, bytes]") -> None:

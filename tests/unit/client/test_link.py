@@ -1,13 +1,23 @@
 """A link that is closed stops, whatever becomes of the cancellation; what it holds is bounded."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Self
 
 import pytest
 
 from pbft.codec import encode_gateway_frame, encode_gateway_item
+from pbft.errors import Reason, Rejected
 from pbft.messages import GatewayChallenge, GatewayItem, Refusal
 from pbft_client import link
-from pbft_client.link import CREDIT_SECONDS, LINK_SHARE, QUEUE_BYTES, Allowance, ReplicaLink
+from pbft_client.link import (
+    CREDIT_SECONDS,
+    FRAME_SECONDS,
+    LINK_SHARE,
+    QUEUE_BYTES,
+    Allowance,
+    ReplicaLink,
+)
 
 
 class Owner:
@@ -22,7 +32,7 @@ class Owner:
     def on_up(self, replica: int) -> None:
         pass
 
-    def on_items(self, replica: int, items: list[GatewayItem]) -> None:
+    def on_item(self, replica: int, item: GatewayItem) -> None:
         pass
 
     def on_down(self, replica: int) -> None:
@@ -72,15 +82,18 @@ def test_what_is_sent_without_a_stream_or_beyond_the_bound_is_lost() -> None:
 
 
 class Frames(Owner):
-    """A stream whose frames come every so often and take so long, on clocks of its own; and who
-    hears what they hold."""
+    """A stream whose frames come every so often, and whose items take so long, on clocks of its
+    own; and who hears what they hold."""
 
-    def __init__(self, every_seconds: float, taken_seconds: float, count: int) -> None:
+    def __init__(
+        self, every_seconds: float, taken_seconds: float, count: int, items: int = 1
+    ) -> None:
         super().__init__()
         self.every_seconds = every_seconds
         self.taken_seconds = taken_seconds
         self.left = count
-        self.processor = self.now = self.rested = 0.0
+        self.frame = encode_gateway_frame(items * [encode_gateway_item(Refusal(1, 1, ""))])
+        self.processor = self.now = self.rested = self.owed = 0.0
 
     def thread_time(self) -> float:
         return self.processor
@@ -97,11 +110,15 @@ class Frames(Owner):
             raise EOFError
         self.left -= 1
         self.now += self.every_seconds
-        return encode_gateway_frame([encode_gateway_item(Refusal(1, 1, ""))])
+        return self.frame
 
-    def on_items(self, replica: int, items: list[GatewayItem]) -> None:
+    def on_item(self, replica: int, item: GatewayItem) -> None:
+        self.take()
+
+    def take(self) -> None:
         self.processor += self.taken_seconds
         self.now += self.taken_seconds
+        self.owed = max(self.owed, self.processor - LINK_SHARE * self.now)
 
 
 def read_all(frames: Frames, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,37 +146,89 @@ def test_a_link_whose_frames_take_long_leaves_time_for_the_others(
     assert flood.rested > flood.processor
 
 
-class Breaking(Frames):
-    """Streams that break as soon as the link rests from a frame."""
+def test_a_link_rests_within_a_frame_that_holds_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame may hold a hundred thousand items."""
+    flood = Frames(0.0, 0.2, 1, items=50)
+    read_all(flood, monkeypatch)
+    assert flood.processor == pytest.approx(50 * 0.2)
+    assert flood.owed <= CREDIT_SECONDS + 0.2 + FRAME_SECONDS
 
-    is_new = True
+
+def test_what_grpc_takes_for_a_frame_is_taken_by_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    """We cannot see it, and most of what a short frame costs is that."""
+    flood = Frames(FRAME_SECONDS, 0.0, 10_000)
+    read_all(flood, monkeypatch)
+    taken = 10_000 * FRAME_SECONDS
+    assert taken <= CREDIT_SECONDS + LINK_SHARE * flood.now + 1e-6
+
+
+class Streams(Frames):
+    """A replica whose every stream greets, sends one frame that takes long, and breaks as soon as
+    the link rests from it."""
+
+    is_greeted = is_waited_for = False
+
+    def stream_stream(self, method: str) -> Callable[[], Self]:
+        self.is_greeted = False
+        return lambda: self
 
     async def read(self) -> bytes:
-        self.is_new = False
-        return await super().read()
+        self.is_waited_for = True
+        frame = await super().read()
+        if self.is_greeted:
+            return frame
+        self.is_greeted = True
+        return encode_gateway_frame([encode_gateway_item(GatewayChallenge(bytes(32), bytes(32)))])
 
     async def sleep(self, seconds: float) -> None:
-        if not self.is_new:
+        if self.is_waited_for:
             raise EOFError
         await super().sleep(seconds)
 
+    async def write(self, frame: bytes) -> None:
+        pass
 
-def test_a_link_whose_streams_break_in_its_rest_takes_no_more(
-    monkeypatch: pytest.MonkeyPatch,
+    def cancel(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        self.is_waited_for = False
+
+
+class Liars(Streams):
+    """What it sends is found out to be nothing that an honest replica sends, after a while."""
+
+    def on_item(self, replica: int, item: GatewayItem) -> None:
+        super().on_item(replica, item)
+        raise Rejected(Reason.MALFORMED)
+
+
+class Strangers(Streams):
+    """And so is its greeting."""
+
+    def hello(self, replica: int, challenge: GatewayChallenge) -> bytes:
+        self.take()
+        raise Rejected(Reason.WRONG_DOMAIN)
+
+
+@pytest.mark.parametrize("kind", [Streams, Liars, Strangers])
+def test_a_link_whose_streams_end_after_what_takes_long_takes_no_more(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Streams]
 ) -> None:
-    flood = Breaking(0.0, 2.0, 5)
+    flood = kind(0.0, 2.0, 10)
     monkeypatch.setattr(link, "time", flood)
+    monkeypatch.setattr(link.aio, "insecure_channel", lambda *_, **__: flood)
     it = ReplicaLink(0, "127.0.0.1:1", flood, None, "")
 
     async def scenario() -> None:
         with monkeypatch.context() as patch:
             patch.setattr(asyncio, "sleep", flood.sleep)
             while flood.left > 0:
-                flood.is_new = True
-                with pytest.raises(EOFError):
-                    await it._read(flood)  # type: ignore[arg-type]
+                with pytest.raises((EOFError, Rejected)):
+                    await it._attempt()
 
     asyncio.run(scenario())
+    assert flood.processor >= 10.0
     # What the last of them owes is not paid yet.
     assert flood.processor - 2.0 <= CREDIT_SECONDS + LINK_SHARE * flood.now
 
