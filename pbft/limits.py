@@ -36,8 +36,14 @@ CERTIFICATES_ELEMENTS_MAX = 131_072
 the verifier how many bytes (pbft.crypto.sizes)."""
 FRAME_ITEMS_MAX = 8_192
 """Items that a sender gathers in one frame."""
-REPLIES_ELEMENTS_MAX = 1_048_576
-"""The same for what a client reads: one batch may decide 1,000 requests of 1,024 results each."""
+REPLIES_MAX = 4_096
+"""Replies in one message to a client, which looks at all of them in one go: each takes it some
+microseconds however small it is."""
+REPLIES_BYTES_MAX = 2 * MIB
+"""What several replies in one message weigh together; a single one may be larger."""
+REPLIES_ELEMENTS_MAX = MESSAGE_ELEMENTS_MAX + KIB
+"""Elements of a larger one: a result for each operation that a request can hold, and its own
+fields."""
 STATUS_BITMAP_BYTES_MAX = 8 * KIB
 """One bitmap of a Status: windows up to 65,536 sequence numbers."""
 VERIFIED_ENVELOPES = 65_536

@@ -1,11 +1,14 @@
 """Answers to clients: Replies and ReadReplies (protocol.md sections 4 and 11)."""
 
-from pbft.codec.parsing import malformed, parse, require_digest, require_key
-from pbft.limits import REPLIES_ELEMENTS_MAX
+from typing import TypeVar
+
+from pbft.codec.parsing import malformed, oversize, parse, require_digest, require_key
+from pbft.limits import REPLIES_BYTES_MAX, REPLIES_ELEMENTS_MAX, REPLIES_MAX
 from pbft.messages import Outcome, ReadReplies, ReadReply, Replies, Reply
 from pbft.wire import message_pb2
 
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+_AnyReplies = TypeVar("_AnyReplies", message_pb2.Replies, message_pb2.ReadReplies)
 
 
 def encode_replies(replies: Replies) -> bytes:
@@ -21,7 +24,7 @@ def encode_replies(replies: Replies) -> bytes:
 def decode_replies(payload: bytes) -> Replies:
     """Replies, their results not yet compared with their digests. Raises Rejected(MALFORMED |
     OVERSIZE)."""
-    wire = parse(message_pb2.Replies, payload, REPLIES_ELEMENTS_MAX)
+    wire = _parse(message_pb2.Replies, payload)
     return Replies(
         require_key(wire.client, "the client of replies"),
         wire.view,
@@ -42,12 +45,22 @@ def encode_read_replies(replies: ReadReplies) -> bytes:
 def decode_read_replies(payload: bytes) -> ReadReplies:
     """ReadReplies, their results not yet compared with their digests. Raises Rejected(MALFORMED |
     OVERSIZE)."""
-    wire = parse(message_pb2.ReadReplies, payload, REPLIES_ELEMENTS_MAX)
+    wire = _parse(message_pb2.ReadReplies, payload)
     return ReadReplies(
         require_key(wire.client, "the client of read replies"),
         wire.view,
         tuple([_read_reply_from_wire(reply) for reply in wire.replies]),
     )
+
+
+def _parse(kind: type[_AnyReplies], payload: bytes) -> _AnyReplies:
+    """Refuses what would hold a client up before anything is made of it. Counting the elements of
+    what several replies may weigh would take longer than to read them."""
+    is_large = len(payload) > REPLIES_BYTES_MAX
+    wire = parse(kind, payload, REPLIES_ELEMENTS_MAX if is_large else None)
+    if len(wire.replies) > REPLIES_MAX:
+        raise oversize(f"{len(wire.replies)} replies")
+    return wire
 
 
 def _reply_to_wire(reply: Reply) -> message_pb2.Reply:

@@ -12,7 +12,7 @@ from pbft.core.log import Slot
 from pbft.core.ports import Room
 from pbft.core.state import Core
 from pbft.crypto.digest import NULL_DIGEST, results_digest
-from pbft.limits import ANSWER_BYTES_MAX, MIB
+from pbft.limits import ANSWER_BYTES_MAX, REPLIES_BYTES_MAX, REPLIES_MAX
 from pbft.messages import (
     Authenticated,
     Outcome,
@@ -27,8 +27,6 @@ from pbft.types import ReplicaId, SequenceNumber
 CORE_DOMAIN = 0
 SESSIONS_DOMAIN = 1
 AGREED_TIME_KEY = b"agreed_time"
-REPLIES_BYTES_MAX = 2 * MIB
-"""Of replies under one signature."""
 REPLY_BYTES, RESULT_BYTES = 160, 8
 """What a reply and a result weigh besides the results' own bytes."""
 AnyReply = TypeVar("AnyReply", Reply, ReadReply)
@@ -229,7 +227,7 @@ def flush_replies(core: Core) -> None:
 
 
 def parts(replies: Iterable[AnyReply]) -> list[tuple[AnyReply, ...]]:
-    """Replies in groups of bounded size; a group has at least one.
+    """Replies in groups of bounded size and number; a group has at least one.
 
     Results that no message can carry, which only a service with results above `result_bytes`
     makes, are left out: the client learns their digest, and this replica lives.
@@ -241,7 +239,7 @@ def parts(replies: Iterable[AnyReply]) -> list[tuple[AnyReply, ...]]:
         cost = REPLY_BYTES + sum(map(len, results)) + RESULT_BYTES * len(results)
         fits = cost <= ANSWER_BYTES_MAX
         size += cost
-        if not groups or size > REPLIES_BYTES_MAX:
+        if not groups or size > REPLIES_BYTES_MAX or len(groups[-1]) == REPLIES_MAX:
             groups.append([])
             size = cost
         groups[-1].append(reply if fits else replace(reply, results=None))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pbft import codec, limits
-from pbft.codec import parsing
+from pbft.codec import parsing, replies
 from pbft.errors import Reason, Rejected
 from pbft.messages import (
     BatchBytes,
@@ -380,11 +380,11 @@ def test_elements_of_nested_lists_count_together() -> None:
 
 
 @pytest.mark.parametrize("kind", [Kind.REPLIES, Kind.READ_REPLIES])
-def test_replies_may_have_more_elements_than_any_other_message(kind: Kind) -> None:
-    """A client that refused them could never learn the fate of the requests of a large batch."""
+def test_a_reply_may_have_more_elements_than_any_other_message(kind: Kind) -> None:
+    """A client that refused it could never learn the fate of the largest request."""
 
     def payload(results: int) -> bytes:
-        values = [b""] * results
+        values = [bytes(16)] * results
         if kind is Kind.REPLIES:
             reply = message_pb2.Reply(
                 outcome=message_pb2.OUTCOME_EXECUTED,
@@ -403,6 +403,28 @@ def test_replies_may_have_more_elements_than_any_other_message(kind: Kind) -> No
     (reply,) = codec.decode_message(kind, payload(many)).replies
     assert len(reply.results) == many
     refuse(of_kind(kind), payload(limits.REPLIES_ELEMENTS_MAX + 1), Reason.OVERSIZE)
+
+
+@pytest.mark.parametrize("kind", [Kind.REPLIES, Kind.READ_REPLIES])
+def test_more_replies_than_a_client_looks_at_in_one_go(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A liar could hold it up for seconds by a single message of small ones."""
+    built: list[object] = []
+    for name in ("Reply", "ReadReply"):
+        monkeypatch.setattr(replies, name, lambda *fields: built.append(fields))
+
+    def payload(count: int) -> bytes:
+        if kind is Kind.REPLIES:
+            reply = message_pb2.Reply(outcome=1, request_digest=DIGEST, results_digest=DIGEST)
+            return message_pb2.Replies(client=DIGEST, replies=[reply] * count).SerializeToString()
+        read = message_pb2.ReadReply(query_digest=DIGEST, refused=True)
+        return message_pb2.ReadReplies(client=DIGEST, replies=[read] * count).SerializeToString()
+
+    refuse(of_kind(kind), payload(limits.REPLIES_MAX + 1), Reason.OVERSIZE)
+    assert not built
+    codec.decode_message(kind, payload(limits.REPLIES_MAX))
+    assert len(built) == limits.REPLIES_MAX
 
 
 def varint(value: int) -> bytes:

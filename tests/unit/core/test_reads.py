@@ -4,12 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from pbft.core.execution import REPLIES_BYTES_MAX
+from pbft.codec import decode_message, encode_message
+from pbft.core.execution import parts
 from pbft.core.reads import barrier
 from pbft.crypto.digest import query_digest, results_digest
 from pbft.errors import ConfigurationError
-from pbft.limits import KIB, MESSAGE_BYTES_MAX, MIB, LocalLimits, ProtocolLimits
-from pbft.messages import Commit, Consistency, Kind, Outcome, ReadReply, ReadRequest
+from pbft.limits import (
+    KIB,
+    MESSAGE_BYTES_MAX,
+    MIB,
+    REPLIES_BYTES_MAX,
+    REPLIES_MAX,
+    LocalLimits,
+    ProtocolLimits,
+)
+from pbft.messages import Commit, Consistency, Kind, Outcome, ReadReplies, ReadReply, ReadRequest
 from pbft.service.api import OperationByOperation
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_forge import INTERVAL
@@ -409,6 +418,16 @@ def test_answers_due_at_once_are_split() -> None:
     assert len(answers(solo)) == 20
     assert len(read_messages(solo)) == 10
     assert max(read_messages(solo)) <= REPLIES_BYTES_MAX
+
+
+def test_answers_that_are_many_are_split_however_small() -> None:
+    """A client refuses a message with more of them."""
+    due = [ReadReply(nonce, b"q" * 32, b"", None, 0, True) for nonce in range(2 * REPLIES_MAX + 1)]
+    groups = parts(due)
+    assert [len(group) for group in groups] == [REPLIES_MAX, REPLIES_MAX, 1]
+    assert [reply for group in groups for reply in group] == due
+    largest = ReadReplies(b"c" * 32, 0, groups[0])
+    assert decode_message(Kind.READ_REPLIES, encode_message(largest)) == largest
 
 
 def test_a_result_that_no_message_can_carry_is_told_by_its_digest() -> None:
