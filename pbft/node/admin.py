@@ -16,7 +16,7 @@ from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6, SHUT_RDWR, socket
 from typing import Any, BinaryIO
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -165,7 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answers one request."""
-        url = urlsplit(self.path)
+        if (url := self._url()) is None:
+            return
         match url.path:
             case "/livez":
                 self._answer_checks({"event_loop": self.server.board.is_live()}, url.query)
@@ -187,8 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answers one command, if it comes from whoever may give one: the operator, or anybody
         where TLS was given up on purpose."""
+        if (url := self._url()) is None:
+            return
         length = self.headers.get("Content-Length", "")
-        if urlsplit(self.path).path != "/faults" or self.server.faults is None:
+        if url.path != "/faults" or self.server.faults is None:
             self._answer(HTTPStatus.NOT_FOUND, TEXT, b"commands go to /faults\n")
         elif self.headers.get("Content-Type") != JSON:
             # A page in somebody's browser cannot send this type to another site.
@@ -203,6 +206,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(HTTPStatus.FORBIDDEN, TEXT, b"only by TLS as the operator\n")
                 return
             self._answer_json(*self.server.faults.command(body))
+
+    def _url(self) -> SplitResult | None:
+        """What is asked for; None, and 400 is answered, if that is no URL."""
+        try:
+            return urlsplit(self.path)
+        except ValueError:
+            self._answer(HTTPStatus.BAD_REQUEST, TEXT, b"this is no URL\n")
+            return None
 
     def _answer_json(self, code: HTTPStatus, document: dict[str, Any]) -> None:
         self._answer(code, JSON, json.dumps(document).encode())

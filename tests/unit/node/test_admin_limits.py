@@ -50,6 +50,16 @@ def test_a_head_is_bounded_as_a_whole(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_who_asks_for_no_url_is_told_so_and_nobody_else_is(
+    port: int, method: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Else anybody could fill the replica's log with tracebacks."""
+    assert b" 400 " in answer_to(port, method + b" http://[ HTTP/1.1\r\n\r\n")
+    assert b" 404 " in answer_to(port, method + b" http://host/ HTTP/1.1\r\n\r\n")
+    assert capfd.readouterr().err == ""
+
+
 def test_who_sends_a_byte_now_and_then_is_cut(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "CONNECTION_SECONDS", 0.5)
     until = time.monotonic() + 60
