@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ResultForgotten,
         ServiceError,
         TooFewAnswers,
+        UnexpectedResult,
         may_take_effect,
     )
     from pbft_client.results import (
@@ -57,6 +58,7 @@ _HOME = {
     "ResultForgotten": "errors",
     "ServiceError": "errors",
     "TooFewAnswers": "errors",
+    "UnexpectedResult": "errors",
     "may_take_effect": "errors",
     "CasResult": "results",
     "DeleteResult": "results",
@@ -93,6 +95,7 @@ __all__ = [
     "ServiceError",
     "SyncClient",
     "TooFewAnswers",
+    "UnexpectedResult",
     "may_take_effect",
 ]
 

@@ -101,6 +101,15 @@ class ResultForgotten(ClientError):
     may_take_effect = True
 
 
+class UnexpectedResult(ClientError):
+    """f + 1 replicas vouch for a result that the key-value store never gives: the cluster runs
+    another service. What it made of an operation that was to change something is unknown."""
+
+    def __init__(self, text: str, *, changes: bool) -> None:
+        super().__init__(text)
+        self.may_take_effect = changes
+
+
 @dataclass(frozen=True, slots=True)
 class Cancellation:
     """First argument of the CancelledError out of a cancelled call."""

@@ -4,7 +4,7 @@ from google.protobuf.message import DecodeError
 
 from pbft.codec.spelling import LONG_BYTES, SHORT_BYTES, spell_length, tag_of
 from pbft.wire import kv_pb2
-from pbft_client.errors import ClientError, InvalidCall, ServiceError
+from pbft_client.errors import InvalidCall, ServiceError, UnexpectedResult
 from pbft_client.results import (
     CasResult,
     DeleteResult,
@@ -28,13 +28,6 @@ batch asked for as much as one may. Nothing else has this result."""
 _PUT_TAG = bytes((tag_of(kv_pb2.RequestOp, "request_put"),))
 _KEY_HEADS = [bytes((tag_of(kv_pb2.PutRequest, "key"), size)) for size in range(SHORT_BYTES)]
 _VALUE_TAG = bytes((tag_of(kv_pb2.PutRequest, "value"),))
-
-
-class UnexpectedResult(ClientError):
-    """f + 1 replicas vouch for a result that the key-value store never gives: the cluster runs
-    another service. The operation was executed."""
-
-    may_take_effect = True
 
 
 def encode_put(key: bytes, value: bytes, *, return_previous: bool) -> bytes:
@@ -214,7 +207,7 @@ def decode_cas(result: bytes, execution: Execution) -> CasResult:
 
 def decode_range(result: bytes, execution: Execution | None) -> RangeResult:
     """Raises ServiceError if the store refused, UnexpectedResult if it is no store."""
-    response = _response(result, "response_range").response_range
+    response = _response(result, "response_range", changes=False).response_range
     items = tuple([_key_value(pair) for pair in response.kvs])
     # No store has revision 0: that is how a fast read leaves it out.
     return RangeResult(
@@ -222,17 +215,18 @@ def decode_range(result: bytes, execution: Execution | None) -> RangeResult:
     )
 
 
-def _response(result: bytes, kind: str) -> kv_pb2.ResponseOp:
+def _response(result: bytes, kind: str, *, changes: bool = True) -> kv_pb2.ResponseOp:
     try:
         decoded = kv_pb2.Result.FromString(result)
     except DecodeError as error:
-        raise UnexpectedResult("the cluster's service is not the key-value store") from error
+        text = "the cluster's service is not the key-value store"
+        raise UnexpectedResult(text, changes=changes) from error
     response = decoded.response
     if response.WhichOneof("response") == kind:
         return response
     if decoded.HasField("error"):
         raise ServiceError(decoded.error.code, decoded.error.message)
-    raise UnexpectedResult(f"the cluster's service did not answer with {kind}")
+    raise UnexpectedResult(f"the cluster's service did not answer with {kind}", changes=changes)
 
 
 def _key_value(pair: kv_pb2.KeyValue) -> KeyValue:

@@ -28,10 +28,12 @@ from pbft_client.deadlines import Deadlines
 from pbft_client.errors import (
     Answers,
     Cancellation,
+    ClientError,
     DefiniteFailure,
     OutcomeUnknown,
     ServiceError,
     TooFewAnswers,
+    UnexpectedResult,
     may_take_effect,
 )
 from pbft_client.gathering import Carrier
@@ -192,9 +194,23 @@ def test_results_of_another_service_are_told_apart_from_errors() -> None:
     with pytest.raises(ServiceError, match="no such lease"):
         kv.decode_put(error.SerializeToString(), EXECUTION)
     for result in (b"\xff", b"", kv_pb2.Result(response=kv_pb2.ResponseOp()).SerializeToString()):
-        with pytest.raises(kv.UnexpectedResult, match="service") as caught:
-            kv.decode_range(result, None)
-        assert may_take_effect(caught.value)
+        for decode in (kv.decode_put, kv.decode_delete, kv.decode_cas):
+            with pytest.raises(UnexpectedResult, match="service") as caught:
+                decode(result, EXECUTION)
+            assert may_take_effect(caught.value)
+        for execution in (EXECUTION, None):
+            with pytest.raises(UnexpectedResult, match="service") as caught:
+                kv.decode_range(result, execution)
+            assert not may_take_effect(caught.value), "a read changes nothing"
+
+
+def test_every_error_of_a_call_is_exported() -> None:
+    """Wherever it is defined: whoever is to catch it must find it."""
+    kinds = [ClientError]
+    for kind in kinds:
+        kinds += [below for below in kind.__subclasses__() if "pbft_client" in below.__module__]
+    assert UnexpectedResult in kinds
+    assert all(getattr(pbft_client, kind.__name__) is kind for kind in kinds)
 
 
 def test_the_store_says_what_it_was_not_given_to_execute_as_the_client_expects() -> None:
@@ -288,7 +304,7 @@ def test_results_of_puts_are_read_as_protobuf_reads_them(
         except DecodeError:
             expected = kv_pb2.Result()
         if expected.response.WhichOneof("response") != "response_put":
-            with pytest.raises((kv.UnexpectedResult, ServiceError)):
+            with pytest.raises((UnexpectedResult, ServiceError)):
                 kv.decode_put(other, EXECUTION)
             continue
         put = expected.response.response_put
