@@ -179,10 +179,11 @@ class Client:
         `limit` 0 means all; `revision` 0 the latest. `with_revision` asks a fast read for the
         revision of the store too, which makes it match less often while others write.
 
-        What is too large for one result, or for one operation to look at, is a ServiceError: ask
-        for it in pages, with `limit`, and `start` the last key and a zero byte. The store keeps
-        its latest revision only, so all pages are of one state only if nothing was written
-        meanwhile. Raises a ClientError.
+        What is too large for one result is a ServiceError: ask for it in pages, with `limit`, and
+        `start` the last key and a zero byte. So are more keys than one operation may look at. It
+        counts all of them whatever the limit, so only a nearer end helps: pages of longer prefixes,
+        or up to some `range_end`. The store keeps its latest revision only, so all pages are of one
+        state only if nothing was written meanwhile. Raises a ClientError.
         """
         begin, end = kv.interval_of(key, prefix, range_end, start)
         operation = kv.encode_range(
