@@ -23,7 +23,7 @@ from pbft.codec import (
 from pbft.crypto.tls import TlsIdentity
 from pbft.errors import Reason, Rejected
 from pbft.grpc_environment import aio, grpc
-from pbft.limits import MIB, TRANSPORT_BYTES_MAX
+from pbft.limits import FRAME_ITEMS_MAX, MIB, TRANSPORT_BYTES_MAX
 from pbft.messages import GatewayChallenge, GatewayItem
 from pbft.types import ReplicaId
 
@@ -310,7 +310,9 @@ class ReplicaLink:
                 await self._waiter
             frame = [self._queue.popleft()]
             size = len(frame[0])
-            while self._queue and size + len(self._queue[0]) <= FRAME_BYTES:
+            while self._queue and len(frame) < FRAME_ITEMS_MAX:
+                if size + len(self._queue[0]) > FRAME_BYTES:
+                    break
                 size += len(self._queue[0])
                 frame.append(self._queue.popleft())
             self._queue_bytes -= size
