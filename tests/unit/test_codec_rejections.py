@@ -384,7 +384,7 @@ def test_a_reply_may_have_more_elements_than_any_other_message(kind: Kind) -> No
     """A client that refused it could never learn the fate of the largest request."""
 
     def payload(results: int) -> bytes:
-        values = [bytes(16)] * results
+        values = [bytes(128)] * results
         if kind is Kind.REPLIES:
             reply = message_pb2.Reply(
                 outcome=message_pb2.OUTCOME_EXECUTED,
