@@ -36,6 +36,8 @@ class PendingRequest:
     """Live for the one timed request of its client."""
     relay_us: Micros | None = None
     """When a timed request is to be relayed to all; None once that was done."""
+    is_repeated: bool = False
+    """Whether it was passed on to the primary of the present view once more."""
     reserved_by: ReplicaId | None = None
     """The peer in whose reserved place it stands."""
     wants_results: bool = False
@@ -163,6 +165,8 @@ class RequestPool:
         self._relays.clear()
         self._rearmed_us = now_us
         for client, queue in self._clients.items():
+            for pending in queue.requests.values():
+                pending.is_repeated = False
             self._time(client, queue, next(iter(queue.requests)), timeout_us)
 
     def take(self, requests_max: int, bytes_max: int) -> list[PendingRequest]:
@@ -210,6 +214,19 @@ class RequestPool:
                 pending.relay_us = None
                 due.append(pending)
         return due
+
+    def take_repeats(self, client: ClientKey, bytes_max: int) -> list[PendingRequest]:
+        """What else of a client was passed on only once in this view: each is taken once more."""
+        taken = []
+        for pending in self._clients[client].requests.values():
+            if pending.is_repeated:
+                continue
+            bytes_max -= len(pending.encoded)
+            if bytes_max < 0:
+                break
+            pending.is_repeated = True
+            taken.append(pending)
+        return taken
 
     def next_deadline_us(self) -> Micros | None:
         """The earliest deadline of a timed request."""

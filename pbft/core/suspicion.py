@@ -110,13 +110,24 @@ def _advance_unreachable(core: Core, now_us: Micros) -> None:
 
 
 def relay_pending(core: Core) -> None:
-    """At T/2 a timed request goes to all, so that every honest replica times it."""
+    """At T/2 a timed request goes to all, so that every honest replica times it.
+
+    What else this replica holds of the client goes to the primary again, which may have had no
+    place for it, but has by now: each is due when the one before is executed, and to hand them over
+    one by one then would be too late for most.
+    """
     if core.mode is not Mode.NORMAL:
         return
     for pending in core.pool.take_relays(core.now.monotonic_us):
+        pending.is_repeated = True
         for peer in range(core.thresholds.replicas):
             if peer != core.me:
                 core.emit(Send(peer, pending.request.signed))
+        if not core.is_primary:
+            client = pending.request.message.client
+            budget = core.settings.limits.healing_bytes_per_status
+            for other in core.pool.take_repeats(client, budget):
+                core.emit(Send(core.primary, other.request.signed))
 
 
 def next_deadline_us(core: Core) -> Micros | None:

@@ -168,6 +168,22 @@ def test_a_timed_request_is_relayed_once_at_half_its_time() -> None:
     assert pool.next_relay_us() is None
 
 
+def test_what_a_client_has_is_repeated_once_per_view_and_as_far_as_bytes_allow() -> None:
+    pool = pool_of(request(1), request(2), request(3))
+    client = request(1).message.client
+
+    def repeated(bytes_max: int) -> list[int]:
+        return [item.request.message.number for item in pool.take_repeats(client, bytes_max)]
+
+    one = len(next(iter(pool.pending())).encoded)
+    assert repeated(one - 1) == []
+    assert repeated(2 * one) == [1, 2]
+    assert repeated(BIG) == [3]
+    assert repeated(BIG) == []
+    pool.enter_view(700, T_US)
+    assert repeated(BIG) == [1, 2, 3]
+
+
 def test_dead_timers_do_not_pile_up() -> None:
     pool = RequestPool(LocalLimits())
     for number in range(1, 3 * STALE_TIMERS):

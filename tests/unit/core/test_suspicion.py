@@ -5,6 +5,7 @@ import pytest
 from pbft.core.effects import EventName, Send
 from pbft.core.settings import Timers
 from pbft.core.suspicion import BACKOFF_VIEWS_MAX
+from pbft.limits import LocalLimits
 from pbft.messages import NewView, Proposal, Request, Status, ViewChange
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_solo import Solo
@@ -386,3 +387,24 @@ def test_a_primary_proposes_what_was_forwarded_and_refuses_what_is_settled() -> 
     assert len(solo.node.sent(Proposal)) == 1
     assert solo.node.core.pool.count == 0
     assert not solo.node.sent(Request)
+
+
+def test_a_client_that_fills_its_place_at_the_primary_has_nobody_suspected() -> None:
+    """It sends as much again to two backups only, which the primary has no place for until the
+    first are executed."""
+    share, hop_us = 96, 5_000
+    limits = LocalLimits(pending_requests_per_client=share)
+    cluster = Cluster(4, pipeline_depth=3, limits=limits)
+    cluster.hold(lambda message: True)
+    for session, nodes in ((1, (0,)), (2, (1, 2))):
+        for number in range(1, share + 1):
+            request = cluster.forge.request(number, session=session)
+            for node in nodes:
+                cluster[node].submit(request)
+    for _ in range(3 * SECOND // hop_us):
+        held, cluster.network.held = cluster.network.held, []
+        for message in held:
+            cluster.deliver(message)
+        cluster.advance(hop_us)
+    assert not any(node.events(EventName.SUSPECTED) for node in cluster.up)
+    assert [node.core.pool.count for node in cluster.up] == [0] * 4
