@@ -192,6 +192,8 @@ class Runtime:
             self._inbox.clients.spend(time.thread_time() - began)
             if time.monotonic() > until:
                 break
+        if (held := self._read_rest.take(time.monotonic())) is not None:
+            effects += self._answer(*held)
         now = self._clock()
         if self._deadline_us is not None and self._deadline_us <= now.monotonic_us:
             effects += self._core.tick(now)
@@ -252,8 +254,13 @@ class Runtime:
     def _step_read(self, origin: ClientOrigin, read: ReadRequest) -> list[Effect]:
         self._check_read(read)
         self._metrics.on_message("in", "read_request")
-        if self._read_rest.is_due(origin.client, time.monotonic()):
-            raise Rejected(Reason.RATE_LIMIT, "a read while its client's long ones rest")
+        if not self._read_rest.must_wait(origin.client, time.monotonic()):
+            return self._answer(origin, read)
+        if not self._read_rest.hold(origin, read):
+            raise Rejected(Reason.RATE_LIMIT, "too many reads while its client's long ones rest")
+        return []
+
+    def _answer(self, origin: ClientOrigin, read: ReadRequest) -> list[Effect]:
         began = time.thread_time()
         effects = self._core.read(origin.client, read, self._clock())
         self._read_rest.note(origin.client, time.thread_time() - began, time.monotonic())
@@ -313,10 +320,11 @@ class Runtime:
         deadlines = [self._deadline_us]
         if self.behaviour is not None:
             deadlines.append(self.behaviour.next_deadline_us())
-        known = [deadline for deadline in deadlines if deadline is not None]
-        if not known:
-            return None
-        return (min(known) - self._clock().monotonic_us) / 1_000_000
+        now_us = self._clock().monotonic_us
+        waits = [(deadline - now_us) / 1_000_000 for deadline in deadlines if deadline is not None]
+        if (due := self._read_rest.next_due()) is not None:
+            waits.append(due - time.monotonic())
+        return min(waits, default=None)
 
 
 def kind_of_item(item: PeerItem) -> str:

@@ -22,11 +22,11 @@ from pbft.messages import (
     Signed,
     Submit,
 )
-from pbft.node import read_rest
 from pbft.node import runtime as runtime_module
 from pbft.node.event_log import EventLog
 from pbft.node.inbox import Inbox, LinkChanged
 from pbft.node.metrics import Metrics
+from pbft.node.read_rest import ReadRest
 from pbft.node.runtime import ReplicaHalted, Runtime
 from pbft.node.sealer import SealFailed, StateSealed
 from pbft.node.state_disk import StateDisk
@@ -184,20 +184,32 @@ def test_each_event_is_one_step_and_its_effects_leave() -> None:
     asyncio.run(scenario())
 
 
+def note_for(seconds: float) -> Callable[[ReadRest, bytes, float, float], None]:
+    """As if every read took so long."""
+    note = ReadRest.note
+
+    def noted(self: ReadRest, client: bytes, _: float, now: float) -> None:
+        note(self, client, seconds, now)
+
+    return noted
+
+
 def test_a_client_whose_read_took_long_rests_and_others_do_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(read_rest, "LONG_SECONDS", -1.0)
-    monkeypatch.setattr(read_rest, "REST_FACTOR", 1e9)
+    monkeypatch.setattr(ReadRest, "note", note_for(0.2))
 
     async def scenario() -> None:
         it = rig()
-        read = encode_client_item(ReadRequest(1, (b"q",), Consistency.STALE, True))
-        await it.inbox.put_client_items(9, CLIENT, [read, read, submit()])
-        await it.inbox.put_client_items(10, bytes(32), [read])
-        await run_until(it, lambda: len(it.core.steps) == 4)
-        assert it.core.steps == ["start", "read 1", "read 1", "submit True"]
-        assert it.gate.complaints == [(9, "read_request", Reason.RATE_LIMIT)]
+        reads = [
+            encode_client_item(ReadRequest(nonce, (b"q",), Consistency.STALE, True))
+            for nonce in range(1, 4)
+        ]
+        await it.inbox.put_client_items(9, CLIENT, [reads[0], reads[1], submit()])
+        await it.inbox.put_client_items(10, bytes(32), [reads[2]])
+        await run_until(it, lambda: len(it.core.steps) == 5)
+        assert it.core.steps == ["start", "read 1", "read 3", "submit True", "read 2"]
+        assert not it.gate.complaints
 
     asyncio.run(scenario())
 
