@@ -202,6 +202,10 @@ class Inbox:
         """Drops what waits of a peer (it used up its faults); returns the number of items."""
         return self.peers.clear(self._peer_sources[peer])
 
+    def has_client(self, stream: int) -> bool:
+        """Whether the stream is open, of those through which something came."""
+        return stream in self._client_sources
+
     def forget_client(self, stream: int) -> int:
         """Drops a client's stream and what waits of it; returns the number of items."""
         source = self._client_sources.pop(stream, None)

@@ -18,10 +18,10 @@ LONG_SECONDS = 0.05
 REST_FACTOR = 3
 """For so many times what a long one took, the next one of its client waits; of two clients that
 read so, twice as long: together they take a third of the time at most."""
-HELD_BYTES = 1 * MIB
-"""Waiting reads of one client ..."""
+HELD_READS = 64
+"""Waiting reads of one client: each may take long, whatever it weighs."""
 HELD_BYTES_TOTAL = 64 * MIB
-"""... and of all."""
+"""Waiting reads of all clients."""
 QUERY_BYTES = 64
 """What a query weighs beside its own bytes."""
 
@@ -32,7 +32,6 @@ Held = tuple[ClientOrigin, ReadRequest]
 class _Rest:
     until: float
     reads: deque[Held] = field(default_factory=deque)
-    held_bytes: int = 0
 
 
 class ReadRest:
@@ -53,11 +52,9 @@ class ReadRest:
         rest, size = self._rests[origin.client], _size(read)
         if read.consistency is Consistency.STALE:
             self._drop_stale(rest)
-        is_much = rest.held_bytes + size > HELD_BYTES and bool(rest.reads)
-        if is_much or self._held_bytes + size > HELD_BYTES_TOTAL:
+        if len(rest.reads) >= HELD_READS or self._held_bytes + size > HELD_BYTES_TOTAL:
             return False
         rest.reads.append((origin, read))
-        rest.held_bytes += size
         self._held_bytes += size
         return True
 
@@ -65,7 +62,6 @@ class ReadRest:
         stale = [held for held in rest.reads if held[1].consistency is Consistency.STALE]
         for held in stale:
             rest.reads.remove(held)
-            rest.held_bytes -= _size(held[1])
             self._held_bytes -= _size(held[1])
 
     def take(self, now: float) -> Held | None:
@@ -73,7 +69,6 @@ class ReadRest:
         for rest in self._rests.values():
             if rest.reads and rest.until <= now:
                 held = rest.reads.popleft()
-                rest.held_bytes -= _size(held[1])
                 self._held_bytes -= _size(held[1])
                 return held
         return None

@@ -192,8 +192,10 @@ class Runtime:
             self._inbox.clients.spend(time.thread_time() - began)
             if time.monotonic() > until:
                 break
-        if (held := self._read_rest.take(time.monotonic())) is not None:
-            effects += self._answer(*held)
+        while (held := self._read_rest.take(time.monotonic())) is not None:
+            if self._inbox.has_client(held[0].stream):
+                effects += self._answer(*held)
+                break
         now = self._clock()
         if self._deadline_us is not None and self._deadline_us <= now.monotonic_us:
             effects += self._core.tick(now)

@@ -7,13 +7,13 @@ import pytest
 from pbft.messages import Consistency, ReadRequest
 from pbft.node import read_rest
 from pbft.node.inbox import ClientOrigin
-from pbft.node.read_rest import HELD_BYTES, LONG_SECONDS, REST_FACTOR, ReadRest
+from pbft.node.read_rest import HELD_READS, LONG_SECONDS, QUERY_BYTES, REST_FACTOR, ReadRest
 
 ALICE, BOB, CAROL = bytes(32), b"b" * 32, b"c" * 32
 
 
-def read(nonce: int, size: int = 1) -> ReadRequest:
-    return ReadRequest(nonce, (bytes(size),), Consistency.LINEARIZABLE, True)
+def read(nonce: int) -> ReadRequest:
+    return ReadRequest(nonce, (b"q",), Consistency.LINEARIZABLE, True)
 
 
 def held(rest: ReadRest, now: float) -> int | None:
@@ -68,13 +68,13 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = ReadRest()
     for client in (ALICE, BOB):
         rest.note(client, 0.5, 100.0)
-    assert rest.hold(ClientOrigin(1, ALICE), read(1, 2 * HELD_BYTES)), "one, however large"
-    assert not rest.hold(ClientOrigin(1, ALICE), read(2))
-    assert rest.hold(ClientOrigin(2, BOB), read(3))
-    monkeypatch.setattr(read_rest, "HELD_BYTES_TOTAL", 2 * HELD_BYTES)
-    assert not rest.hold(ClientOrigin(2, BOB), read(4))
-    assert held(rest, 1_000.0) == 1
-    assert rest.hold(ClientOrigin(2, BOB), read(4))
+    for nonce in range(HELD_READS):
+        assert rest.hold(ClientOrigin(1, ALICE), read(nonce))
+    assert not rest.hold(ClientOrigin(1, ALICE), read(HELD_READS))
+    monkeypatch.setattr(read_rest, "HELD_BYTES_TOTAL", HELD_READS * (QUERY_BYTES + 1))
+    assert not rest.hold(ClientOrigin(2, BOB), read(1))
+    assert held(rest, 1_000.0) == 0
+    assert rest.hold(ClientOrigin(2, BOB), read(1))
 
 
 def test_of_stale_reads_only_the_last_one_waits() -> None:

@@ -24,7 +24,13 @@ from pbft.messages import (
 )
 from pbft.node import runtime as runtime_module
 from pbft.node.event_log import EventLog
-from pbft.node.inbox import Inbox, LinkChanged
+from pbft.node.inbox import (
+    CLIENT_SOURCE_BYTES,
+    ClientOrigin,
+    Inbox,
+    LinkChanged,
+    Source,
+)
 from pbft.node.metrics import Metrics
 from pbft.node.read_rest import ReadRest
 from pbft.node.runtime import ReplicaHalted, Runtime
@@ -214,13 +220,49 @@ def test_a_client_whose_read_took_long_rests_and_others_do_not(
     asyncio.run(scenario())
 
 
+def test_nobody_answers_what_rested_when_its_stream_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ReadRest, "note", note_for(0.2))
+
+    async def scenario() -> None:
+        it = rig()
+        gone, other = (
+            [
+                encode_client_item(ReadRequest(nonce, (b"q",), Consistency.LINEARIZABLE, True))
+                for nonce in nonces
+            ]
+            for nonces in ((1, 2), (3, 4))
+        )
+        await it.inbox.put_client_items(9, CLIENT, gone)
+
+        def is_done() -> bool:
+            if "read 1" in it.core.steps and it.inbox.forget_client(9) == 0:
+                it.inbox.clients.add(source, other)
+                other.clear()
+                it.inbox.wake()
+            return "read 4" in it.core.steps
+
+        source = Source(ClientOrigin(10, bytes(32)), CLIENT_SOURCE_BYTES)
+        await it.inbox.put_client_items(10, bytes(32), [])
+        await run_until(it, is_done)
+        assert it.core.steps == ["start", "read 1", "read 3", "read 4"]
+
+    asyncio.run(scenario())
+
+
 def test_what_is_not_admitted_reaches_complaints_and_not_the_core() -> None:
     async def scenario() -> None:
         it = rig()
         await it.inbox.put_peer_items(1, [b"bad"])
         hello = Signed(Kind.HELLO, CLIENT, b"payload", bytes(64))
         too_many = GENESIS.limits.operations_per_request + 1
-        reads = [(), (b"q",) * too_many, (bytes(GENESIS.limits.operation_bytes + 1),)]
+        reads = [
+            (),
+            (b"q",) * too_many,
+            (bytes(GENESIS.limits.operation_bytes + 1),),
+            (b"",) * 2 * too_many,
+        ]
         items = [
             b"\xff",
             submit(b"bad"),
@@ -230,7 +272,7 @@ def test_what_is_not_admitted_reaches_complaints_and_not_the_core() -> None:
         ]
         # More than the stream may hold at once: this returns when the runtime has taken it.
         reader = asyncio.create_task(it.inbox.put_client_items(9, CLIENT, items))
-        await run_until(it, lambda: len(it.gate.complaints) == 8)
+        await run_until(it, lambda: len(it.gate.complaints) == 9)
         await reader
         assert it.core.steps == ["start"]
         assert it.gate.complaints == [
@@ -242,6 +284,7 @@ def test_what_is_not_admitted_reaches_complaints_and_not_the_core() -> None:
             (9, "read_request", Reason.MALFORMED),
             (9, "read_request", Reason.OVERSIZE),
             (9, "read_request", Reason.OVERSIZE),
+            (9, "client_item", Reason.OVERSIZE),
         ]
 
     asyncio.run(scenario())
