@@ -7,8 +7,7 @@ parsed, judged and counted alone and a bad one does not hide its neighbours.
 
 from collections.abc import Sequence
 
-from pbft.codec.parsing import malformed, oversize, parse
-from pbft.limits import MESSAGE_ELEMENTS_MAX
+from pbft.codec.parsing import malformed, parse
 from pbft.wire import peer_pb2
 
 
@@ -17,12 +16,10 @@ def encode_frame(items: Sequence[bytes]) -> bytes:
     return peer_pb2.PeerFrame(items=items).SerializeToString(deterministic=True)
 
 
-def decode_frame(data: bytes, items_max: int = MESSAGE_ELEMENTS_MAX) -> list[bytes]:
-    """The encoded items of a frame, in order, from one to `items_max`. Raises Rejected(MALFORMED |
+def decode_frame(data: bytes) -> list[bytes]:
+    """The encoded items of a frame, in order, at least one. Raises Rejected(MALFORMED |
     OVERSIZE)."""
-    items = list(parse(peer_pb2.PeerFrame, data, items_max).items)
-    if len(items) > items_max:
-        raise oversize(f"{len(items)} items")
+    items = list(parse(peer_pb2.PeerFrame, data).items)
     if not items:
         raise malformed("an empty frame")
     return items

@@ -347,15 +347,24 @@ def test_more_elements_than_any_message_of_certificates_has(kind: Kind, element:
     refuse(of_kind(kind), payload, Reason.OVERSIZE)
 
 
-def test_more_than_the_caller_takes() -> None:
-    items = [b"x"] * 3
-    frame = codec.encode_peer_frame(items)
-    assert codec.decode_peer_frame(frame, 3) == items
-    refuse(lambda data: codec.decode_peer_frame(data, 2), frame, Reason.OVERSIZE)
+def test_more_queries_than_the_caller_takes() -> None:
     read = ReadRequest(1, (b"",) * 50, Consistency.STALE, True)
     item = codec.encode_client_item(read)
     assert codec.decode_client_item(item, 50) == read
     refuse(lambda data: codec.decode_client_item(data, 40), item, Reason.OVERSIZE)
+
+
+def test_elements_can_be_counted_by_the_first_byte_of_their_tags() -> None:
+    """Of all lists in what is parsed: fields below 16, whose elements have a length."""
+    kinds = [
+        kind
+        for module in (client_pb2, message_pb2, peer_pb2)
+        for kind in module.DESCRIPTOR.message_types_by_name.values()
+    ]
+    lists = [field for kind in kinds for field in kind.fields if field.is_repeated]
+    assert len(lists) > 10
+    for field in lists:
+        assert field.number < 16 and field.type in (field.TYPE_BYTES, field.TYPE_MESSAGE)
 
 
 def test_a_chunk_has_no_more_records_than_its_source_looks_at() -> None:
