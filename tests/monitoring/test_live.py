@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ VICTIM = 3
 """Hurt in every way; a backup as long as the view is not 3 modulo 4."""
 QUIET_SECONDS = 40.0
 FIRE_SECONDS = 40.0
+ATTEMPT_SECONDS = 15.0
+ATTEMPTS = 3
+"""Primaries that are corrupted until one of them has been noticed, and how long each has."""
 POLL_SECONDS = 0.25
 CLIENTS = 3
 KILLS_MAX = 8
@@ -48,10 +52,16 @@ class Ward:
 
     async def expect(self, *alerts: str, **labels: str) -> None:
         """Waits until these alerts fire, with these labels if they have them."""
-        deadline = time.monotonic() + FIRE_SECONDS
+        missing = await self.wait_for(alerts, labels, FIRE_SECONDS)
+        assert not missing, f"not fired: {missing}; {self.prometheus.firing()}"
+
+    async def wait_for(
+        self, alerts: Sequence[str], labels: dict[str, str], seconds: float
+    ) -> set[str]:
+        """Waits until these alerts fire, or so long; returns those that did not."""
+        deadline = time.monotonic() + seconds
         missing = set(alerts)
-        while missing:
-            assert time.monotonic() < deadline, f"not fired: {missing}; {self.prometheus.firing()}"
+        while missing and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS)
             firing = await asyncio.to_thread(self.prometheus.firing)
             for alert in list(missing):
@@ -59,7 +69,8 @@ class Ward:
                     if all(found.get(name, value) == value for name, value in labels.items()):
                         missing.discard(alert)
             await asyncio.to_thread(self.look_at_panels)
-        self.fired |= set(alerts)
+        self.fired |= set(alerts) - missing
+        return missing
 
     async def expect_silence(self, *alerts: str) -> None:
         """These alerts are silent, or fall silent, before what they are for comes."""
@@ -99,15 +110,22 @@ class Ward:
         view = await self.observer.wait_for_view()
         return self.observer.thresholds.primary_of(view)
 
-    async def corrupt_primary(self, behaviour: str) -> int:
-        """Makes whoever leads misbehave; returns who that is. The lead may pass on meanwhile, and
-        nothing is seen of a primary's misbehaviour at a backup."""
-        while True:
+    async def corrupt_primary(
+        self, behaviour: str, alert: str, label: str | None = None, **options: str
+    ) -> None:
+        """Makes whoever leads misbehave until the alert fires, with the primary as that label. The
+        lead may pass on before anything was done, and nothing is seen of a primary's misbehaviour
+        at a backup: then it is the next one's turn.
+        """
+        for _ in range(ATTEMPTS):
             primary = await self.primary()
-            await self.command(primary, "set", behaviour)
-            if await self.primary() == primary:
-                return primary
+            labels = {} if label is None else {label: str(primary)}
+            await self.command(primary, "set", behaviour, **options)
+            missing = await self.wait_for([alert], labels, ATTEMPT_SECONDS)
             await self.command(primary, "clear", None)
+            if not missing:
+                return
+        raise AssertionError(f"{behaviour}: not fired: {alert}; {self.prometheus.firing()}")
 
 
 def panel_queries() -> dict[str, str]:
@@ -133,18 +151,15 @@ async def be_quiet(ward: Ward) -> None:
 
 async def be_slow(ward: Ward) -> None:
     """The primary holds its proposals back, not long enough to be replaced."""
-    primary = await ward.primary()
-    await ward.expect_silence("PbftRequestsSlow", "PbftFaultInjected")
-    await ward.command(primary, "set", "slow-primary", ms="1700")
-    await ward.expect("PbftFaultInjected", node=str(primary))
-    await ward.expect("PbftRequestsSlow")
-    await ward.command(primary, "clear", None)
+    await ward.expect_silence("PbftRequestsSlow")
+    await ward.corrupt_primary("slow-primary", "PbftRequestsSlow", ms="1700")
 
 
 async def lie(ward: Ward) -> None:
     """A backup vouches for states that nobody has."""
-    await ward.expect_silence("PbftDigestDisagreement")
+    await ward.expect_silence("PbftDigestDisagreement", "PbftFaultInjected")
     await ward.command(VICTIM, "set", "lying-checkpoint")
+    await ward.expect("PbftFaultInjected", node=str(VICTIM))
     await ward.expect("PbftDigestDisagreement", peer=str(VICTIM))
     await ward.command(VICTIM, "clear", None)
 
@@ -152,9 +167,7 @@ async def lie(ward: Ward) -> None:
 async def cheat(ward: Ward) -> None:
     """The primary slips requests that nobody signed into its batches."""
     await ward.expect_silence("PbftHostileMessages")
-    primary = await ward.corrupt_primary("bad-signature")
-    await ward.expect("PbftHostileMessages", peer=str(primary))
-    await ward.command(primary, "clear", None)
+    await ward.corrupt_primary("bad-signature", "PbftHostileMessages", "peer")
 
 
 async def rot(ward: Ward) -> None:
@@ -169,9 +182,7 @@ async def rot(ward: Ward) -> None:
 async def equivocate(ward: Ward) -> None:
     """The primary proposes two things as one."""
     await ward.expect_silence("PbftEvidence")
-    primary = await ward.corrupt_primary("equivocate")
-    await ward.expect("PbftEvidence", replica=str(primary))
-    await ward.command(primary, "clear", None)
+    await ward.corrupt_primary("equivocate", "PbftEvidence", "replica")
 
 
 async def lose_primaries(ward: Ward) -> None:
