@@ -95,18 +95,20 @@ class ProtocolLimits:
     """Records that one operation of the service may read and write."""
     record_bytes_per_operation: int = 64 * MIB
     """Bytes of the records that one operation reads and writes: bounds its time and its memory."""
-    records_per_request: int = 100_000
+    records_per_request: int = 50_000
     """Once a request's operations have looked at so many, its further ones are not executed. Each
     operation counts, and a large record counts as several (Service.touched). For the queries of
     one fast read it is the same."""
-    records_per_batch: int = 200_000
-    """The same for all requests of a batch: bounds the time that executing one batch takes, to
-    about a second. A batch of puts is smaller, unless they are of a few bytes each."""
+    records_per_batch: int = 50_000
+    """Once the requests of a batch have looked at so many, the others of it are left for a later
+    one: bounds the time that executing one batch takes, to about a second. A batch is proposed with
+    so many operations at most."""
     results_bytes_per_request: int = 4 * MIB
     """Once a request's results reach it, its further operations are not executed. For the queries
     of one fast read it is the same."""
-    results_bytes_per_batch: int = 16 * MIB
-    """The same for all requests of a batch: bounds what executing one batch can allocate."""
+    results_bytes_per_batch: int = 8 * MIB
+    """Once the results of a batch reach it, its other requests are left for a later one: bounds
+    what executing one batch can allocate."""
     result_bytes: int = 4 * MIB
     """One result; more than twice operation_bytes, so that whatever could be put can be read."""
 
@@ -146,9 +148,14 @@ class LocalLimits:
     """Once the held reads answered in one step reach it, the others wait for the next step ..."""
     read_records_per_step: int = 20_000
     """... and so they do once they have looked at so many records."""
+    heavy_request_records: int = 5_000
+    """The client of a request that has looked at so many rests after it."""
+    record_us: int = 10
+    """What looking at a record is reckoned to take."""
     operations_per_step: int = 1_000
-    """With so many executed in one step, what else is decided waits for the next, which is due at
-    once: a restart has hundreds of batches to execute, and is to be seen to live meanwhile."""
+    """With so many executed in one step, or so many records looked at, what else is decided waits
+    for the next, which is due at once: a restart has hundreds of batches to execute, and is to be
+    seen to live meanwhile."""
     evidence: int = 256
     bodies_per_slot: int = 8
     """Batches kept for one slot over several views; all that were accepted stay until the slot is

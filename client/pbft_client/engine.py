@@ -460,7 +460,7 @@ def _crowded_out(calls: Sequence[Call | None], results: Sequence[bytes]) -> list
     """The calls that only those before them in their request, or read, kept from being executed.
 
     f + 1 replicas vouch for their results, so they had no effect, and never will under this number.
-    None if the first one was not executed either: then other requests had used up the batch.
+    The first one is always executed: if it has this result, the service itself gave it.
     """
     return [
         call

@@ -2,7 +2,7 @@
 4, 5)."""
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ from pbft.core import amnesia, checkpoint
 from pbft.core.effects import Answer, DecidedRecord, EventName, Persist
 from pbft.core.log import Slot
 from pbft.core.ports import Room
-from pbft.core.state import Core
+from pbft.core.state import UNLIMITED_REQUESTS, Core
 from pbft.crypto.digest import NULL_DIGEST, results_digest
 from pbft.limits import ANSWER_BYTES_MAX, REPLIES_BYTES_MAX, REPLIES_MAX
 from pbft.messages import (
@@ -61,7 +61,7 @@ def advance(core: Core) -> bool:
         digest = slot.decision.digest
         if digest != NULL_DIGEST and digest not in slot.bodies:
             break
-        if core.operations_in_step >= core.settings.limits.operations_per_step:
+        if core.work_in_step >= core.settings.limits.operations_per_step:
             core.execution_due = True
             break
         _execute_batch(core, slot, slot.bodies.get(digest))
@@ -82,12 +82,7 @@ def _execute_batch(core: Core, slot: Slot, batch: VerifiedBatch | None) -> None:
             core.agreed_time_us = batch.time_us
             encoded = batch.time_us.to_bytes(8, "big")
             core.state.domain(CORE_DOMAIN).put(AGREED_TIME_KEY, 0, encoded)
-        core.results_room = core.genesis.limits.results_bytes_per_batch
-        core.records_room = core.genesis.limits.records_per_batch
-        for request in batch.requests:
-            core.operations_in_step += len(request.message.operations)
-            _execute_request(core, slot.sequence, request)
-        count = len(batch.requests)
+        count = _execute_requests(core, slot.sequence, batch.requests)
     core.executed = slot.sequence
     slot.touched_us = core.now.monotonic_us
     core.report(EventName.EXECUTED, slot.sequence, count)
@@ -95,6 +90,23 @@ def _execute_batch(core: Core, slot: Slot, batch: VerifiedBatch | None) -> None:
     _save_decision(core, slot, batch, gates=at_checkpoint)
     if at_checkpoint:
         checkpoint.take(core, slot.sequence)
+
+
+def _execute_requests(core: Core, sequence: int, requests: Sequence[Authenticated[Request]]) -> int:
+    """Executes those that the batch has room for, at least the first; returns how many. The others
+    are as if they did not stand in it: they stay pending, and are due in a later batch."""
+    limits = core.genesis.limits
+    core.results_room, core.records_room = limits.results_bytes_per_batch, limits.records_per_batch
+    for count, request in enumerate(requests):
+        if core.results_room <= 0 or core.records_room <= 0:
+            core.pool.put_back(requests[count:])
+            core.requests_at_once = count
+            return count
+        before = core.records_room
+        _execute_request(core, sequence, request)
+        core.work_in_step += max(len(request.message.operations), before - core.records_room)
+    core.requests_at_once = min(2 * core.requests_at_once, UNLIMITED_REQUESTS)
+    return len(requests)
 
 
 def _save_decision(core: Core, slot: Slot, batch: VerifiedBatch | None, *, gates: bool) -> None:
@@ -135,14 +147,14 @@ def _execute_operations(core: Core, sequence: int, message: Request) -> tuple[by
     if replica is not None:
         return (_execute_rejoin(core, sequence, replica, message.session),)
     limits = core.genesis.limits
-    results_bytes = min(limits.results_bytes_per_request, core.results_room)
-    records = min(limits.records_per_request, core.records_room)
-    room = Room(results_bytes, records)
+    room = Room(limits.results_bytes_per_request, limits.records_per_request)
     results = core.service.execute_all(
         message.operations, core.agreed_time_us, message.client, room
     )
-    core.results_room -= results_bytes - room.results_bytes
-    core.records_room -= records - room.records
+    records = limits.records_per_request - room.records
+    core.results_room -= limits.results_bytes_per_request - room.results_bytes
+    core.records_room -= records
+    core.pool.note_executed(message.client, records, core.now.monotonic_us, core.timeout_us)
     return tuple(results)
 
 

@@ -32,7 +32,7 @@ from pbft.messages import (
     VerifiedProposal,
     Vote,
 )
-from pbft.types import ReplicaId, SequenceNumber
+from pbft.types import Micros, ReplicaId, SequenceNumber
 
 # Pre-prepare.
 
@@ -199,7 +199,8 @@ def accept_pre_prepare(
     if batch is not None:
         slot.accepted.add(batch.digest)
         slot.add_body(batch, core.settings.limits.bodies_per_slot)
-        if core.is_primary:
+        # What was executed here already has left some of its requests for a later batch.
+        if core.is_primary and vote.sequence > core.executed:
             for request in batch.requests:
                 core.pool.mark_proposed(request.message)
     encoded = b"" if batch is None else batch.encoded
@@ -410,8 +411,13 @@ def advance_proposals(core: Core) -> bool:
     """Self-clocked batching: propose as soon as there is something and the pipeline has room."""
     progressed = False
     limits = core.genesis.limits
+    core.pool.wake(core.now.monotonic_us)
     while can_propose(core) and core.pool.has_unproposed():
-        pending = core.pool.take(limits.batch_requests, limits.batch_bytes - BATCH_OVERHEAD_BYTES)
+        pending = core.pool.take(
+            min(core.requests_at_once, limits.batch_requests),
+            limits.batch_bytes - BATCH_OVERHEAD_BYTES,
+            limits.records_per_batch,
+        )
         fresh = []
         for item in pending:
             if core.sessions.is_settled(item.request.message):
@@ -426,6 +432,11 @@ def advance_proposals(core: Core) -> bool:
         propose(core, ())
         progressed = True
     return progressed
+
+
+def next_deadline_us(core: Core) -> Micros | None:
+    """When a client has rested whose requests may be proposed then."""
+    return core.pool.next_turn_us() if can_propose(core) else None
 
 
 def propose(core: Core, items: tuple[bytes, ...]) -> None:

@@ -192,8 +192,8 @@ class Service(Protocol):
 
     def exhausted(self) -> bytes:
         """The result of an operation that is not executed, because those before it in its request
-        or batch answered, or looked at, as much as one may (results_bytes_per_request, _per_batch,
-        records_per_request, _per_batch). At most EXHAUSTED_BYTES_MAX with its framing."""
+        answered, or looked at, as much as one may (results_bytes_per_request,
+        records_per_request). At most EXHAUSTED_BYTES_MAX with its framing."""
         ...
 
     def query(self, query: bytes, agreed_time_us: Micros) -> bytes:

@@ -94,18 +94,21 @@ def _answer(core: Core, client: ClientKey, request: ReadRequest) -> int:
     """
     service = core.service
     results: list[bytes] = []
-    end = service.touched + core.genesis.limits.records_per_request
+    begin = service.touched
+    end = begin + core.genesis.limits.records_per_request
     room = limit = core.genesis.limits.results_bytes_per_request
     for query in request.queries:
         if room > 0 and service.touched < end:
             result = service.query(query, core.agreed_time_us)
         elif request.consistency is Consistency.LINEARIZABLE:
+            core.pool.note_busy(service.touched - begin)
             _refuse(core, client, request)
             return limit - room
         else:
             result = service.exhausted()
         room -= len(result)
         results.append(result)
+    core.pool.note_busy(service.touched - begin)
     designated = request.nonce % core.thresholds.replicas == core.me
     reply = ReadReply(
         request.nonce,

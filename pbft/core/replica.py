@@ -103,6 +103,8 @@ class Replica:
         self._saved: SavedLog | None = saved
         recovery.restore(self.core, saved)
         self._expected_us: Micros | None = None
+        self._busy_us: Micros = 0
+        """RequestPool.busy_us at the beginning of the step."""
         self._attention_us: Micros = 0
         """From when on a routine step is finished like any other."""
         self._is_postponed = False
@@ -186,6 +188,7 @@ class Replica:
             state_transfer.next_chunk_due_us(core),
             amnesia.next_deadline_us(core),
             reads.next_deadline_us(core),
+            normal_case.next_deadline_us(core),
         ]
         if core.held:
             candidates.append(core.held_due_us)
@@ -224,10 +227,12 @@ class Replica:
         core = self.core
         assert now.monotonic_us >= core.now.monotonic_us, "time went back"
         core.now = now
-        core.operations_in_step, core.execution_due = 0, False
+        core.work_in_step, core.execution_due = 0, False
+        executing_us = core.pool.busy_us - self._busy_us
+        self._busy_us = core.pool.busy_us
         if self._expected_us is None:
             return
-        late_us = now.monotonic_us - self._expected_us
+        late_us = now.monotonic_us - self._expected_us - executing_us
         if late_us > core.timeout_us // 2:
             # This process was stopped: what looks overdue is our own doing (protocol.md section 7).
             core.pool.rearm(now.monotonic_us, core.timeout_us)

@@ -3,15 +3,17 @@
 
 Every replica keeps the same pool; the primary proposes from it, a backup times it. Fairness:
 proposals go round-robin over clients; one place per (peer, client) is reserved for a forwarded
-request and served first.
+request and served first; clients whose requests take long rest between them (`rests`).
 """
 
 import heapq
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pbft.codec import encode_signed
+from pbft.core.rests import Rests
 from pbft.errors import Reason
 from pbft.limits import LocalLimits
 from pbft.messages import Authenticated, Request
@@ -32,6 +34,11 @@ class PendingRequest:
     request: Authenticated[Request]
     encoded: bytes
     arrived_us: Micros
+    busy_before_us: Micros
+    """RequestPool.busy_us at that time."""
+    due_us: Micros = 0
+    """When a timed request is due, were there nothing to execute meanwhile."""
+    timeout_us: Micros = 0
     deadline_us: Micros | None = None
     """Live for the one timed request of its client."""
     relay_us: Micros | None = None
@@ -68,6 +75,10 @@ class RequestPool:
         self._relays: list[tuple[Micros, ClientKey, RequestKey]] = []
         self._rearmed_us = 0
         """When a view was entered last: no deadline counts from before."""
+        self._busy_at_rearm_us = 0
+        self.busy_us = 0
+        """The time that all requests and reads are reckoned to have taken."""
+        self._rests = Rests(limits)
         self.count = 0
         self.size_bytes = 0
 
@@ -107,7 +118,7 @@ class RequestPool:
                 return Reason.QUEUE_FULL
             reserved = forwarded_by
         self._clients[message.client] = queue
-        pending = PendingRequest(request, encoded, now_us, reserved_by=reserved)
+        pending = PendingRequest(request, encoded, now_us, self.busy_us, reserved_by=reserved)
         queue.requests[key] = pending
         queue.unproposed[key] = None
         if reserved is not None:
@@ -119,6 +130,33 @@ class RequestPool:
         if queue.timed is None:
             self._time(message.client, queue, key, timeout_us)
         return None
+
+    def note_busy(self, records: int) -> None:
+        """So many records were looked at. The time that took is no fault of the primary: deadlines
+        are later by it, by at most their timeout each."""
+        self.busy_us += records * self._limits.record_us
+
+    def note_executed(
+        self, client: ClientKey, records: int, now_us: Micros, timeout_us: Micros
+    ) -> None:
+        """A request of this client was executed, and looked at so many records. If that took long,
+        the client rests."""
+        self.note_busy(records)
+        if self._rests.note(client, records, now_us):
+            queue = self._clients.get(client)
+            if queue is not None and queue.timed is not None:
+                self._time(client, queue, queue.timed, timeout_us)
+
+    def put_back(self, requests: Iterable[Authenticated[Request]]) -> None:
+        """The batch in which these stand had no room for them: they are proposed again, first."""
+        for request in reversed(list(requests)):
+            message = request.message
+            queue = self._clients.get(message.client)
+            key = (message.session, message.number)
+            if queue is not None and key in queue.requests:
+                queue.unproposed[key] = None
+                queue.unproposed.move_to_end(key, last=False)
+                self._turns[message.client] = None
 
     def note_wanted(self, request: Request) -> None:
         """The client wants the results of a pending request in full from this replica."""
@@ -141,7 +179,10 @@ class RequestPool:
         if not queue.requests:
             del self._clients[request.client]
             self._turns.pop(request.client, None)
-        elif queue.timed == key:
+            return pending.wants_results
+        if request.client in self._rests:
+            self._turns[request.client] = None
+        if queue.timed == key:
             following = next(iter(queue.requests))
             self._time(request.client, queue, following, timeout_us)
         return pending.wants_results
@@ -164,37 +205,58 @@ class RequestPool:
         self._deadlines.clear()
         self._relays.clear()
         self._rearmed_us = now_us
+        self._busy_at_rearm_us = self.busy_us
         for client, queue in self._clients.items():
             for pending in queue.requests.values():
                 pending.is_repeated = False
             self._time(client, queue, next(iter(queue.requests)), timeout_us)
 
-    def take(self, requests_max: int, bytes_max: int) -> list[PendingRequest]:
-        """Unproposed requests for one batch: one per client and turn, within both bounds."""
+    def take(self, requests_max: int, bytes_max: int, operations_max: int) -> list[PendingRequest]:
+        """Unproposed requests for one batch: one per client and turn, within these bounds. Of a
+        client that is known to be heavy at most one, and those come last."""
         taken: list[PendingRequest] = []
-        size = 0
+        size = operations = 0
         while len(taken) < requests_max and self.has_unproposed():
             client = next(iter(self._turns))
             queue = self._clients[client]
             key = next(iter(queue.unproposed))
             # Each item costs its bytes and a few of framing.
-            size += len(queue.requests[key].encoded) + ITEM_FRAMING_BYTES
-            if taken and size > bytes_max:
+            pending = queue.requests[key]
+            size += len(pending.encoded) + ITEM_FRAMING_BYTES
+            operations += len(pending.request.message.operations)
+            if taken and (size > bytes_max or operations > operations_max):
                 break
             del queue.unproposed[key]
-            taken.append(queue.requests[key])
+            taken.append(pending)
             self._turns.move_to_end(client)
+        taken.sort(key=lambda pending: pending.request.message.client in self._rests)
         return taken
 
     def has_unproposed(self) -> bool:
-        """Whether a batch could be proposed. Clients with nothing left lose their turn."""
+        """Whether a batch could be proposed. Clients with nothing left, or that rest, lose their
+        turn."""
         while self._turns:
             client = next(iter(self._turns))
             queue = self._clients.get(client)
-            if queue is not None and queue.unproposed:
+            if queue is not None and queue.unproposed and self._may_propose(client, queue):
                 return True
             del self._turns[client]
         return False
+
+    def _may_propose(self, client: ClientKey, queue: ClientQueue) -> bool:
+        """A client that is known to be heavy has one request under way at a time, and rests."""
+        if client not in self._rests:
+            return True
+        is_alone = len(queue.unproposed) == len(queue.requests)
+        return is_alone and not self._rests.is_resting(client)
+
+    def wake(self, now_us: Micros) -> None:
+        """Clients whose rest is over get their turn."""
+        self._turns.update(dict.fromkeys(self._rests.end(now_us)))
+
+    def next_turn_us(self) -> Micros | None:
+        """When the next client has rested."""
+        return self._rests.next_end_us()
 
     def overdue(self, now_us: Micros) -> list[PendingRequest]:
         """Timed requests past their deadline, earliest first; each stays so until it is settled."""
@@ -202,7 +264,16 @@ class RequestPool:
         if earliest_us is None or earliest_us > now_us:
             return []
         due = sorted(item for item in self._deadlines if item[0] <= now_us and self._is_live(item))
-        return [self._clients[client].requests[key] for _, client, key in due]
+        overdue = []
+        for _, client, key in due:
+            pending = self._clients[client].requests[key]
+            deadline_us = self._deadline_us(pending)
+            if deadline_us <= now_us:
+                overdue.append(pending)
+            else:
+                pending.deadline_us = deadline_us
+                heapq.heappush(self._deadlines, (deadline_us, client, key))
+        return overdue
 
     def take_relays(self, now_us: Micros) -> list[PendingRequest]:
         """Timed requests that half their time passed over, each once."""
@@ -264,13 +335,15 @@ class RequestPool:
         key: RequestKey,
         timeout_us: Micros,
     ) -> None:
-        """Starts the timer of a request: it counts from the arrival, whatever was settled since."""
+        """Starts the timer of a request: it counts from the arrival, whatever was settled since, or
+        from the end of its client's rest."""
         if queue.timed is not None and (before := queue.requests.get(queue.timed)) is not None:
             before.deadline_us = before.relay_us = None
         queue.timed = key
         pending = queue.requests[key]
-        since_us = max(pending.arrived_us, self._rearmed_us)
-        pending.deadline_us = since_us + timeout_us
+        since_us = max(pending.arrived_us, self._rearmed_us, self._rests.until_us(client))
+        pending.due_us, pending.timeout_us = since_us + timeout_us, timeout_us
+        pending.deadline_us = self._deadline_us(pending)
         pending.relay_us = since_us + timeout_us // 2
         for heap, at_us in (
             (self._deadlines, pending.deadline_us),
@@ -282,6 +355,12 @@ class RequestPool:
                 live = [item for item in heap if self._is_live(item)]
                 heap[:] = live
                 heapq.heapify(heap)
+
+    def _deadline_us(self, pending: PendingRequest) -> Micros:
+        """Later than due by the time that execution took since it arrived: at most its timeout, for
+        a primary might go on with requests that take long and leave this one out."""
+        before_us = max(pending.busy_before_us, self._busy_at_rearm_us)
+        return pending.due_us + min(self.busy_us - before_us, pending.timeout_us)
 
     def _is_live(self, item: tuple[Micros, ClientKey, RequestKey]) -> bool:
         at_us, client, key = item

@@ -61,6 +61,7 @@ class Pace:
 
 
 PACE_BURST = 8
+UNLIMITED_REQUESTS = 1 << 30
 
 
 @dataclass(slots=True)
@@ -265,14 +266,17 @@ class Core:
     restored_end: SequenceNumber = 0
     """Up to here the vote log held, at the start, what was decided above the durable state."""
     agreed_time_us: Micros = 0
-    operations_in_step: int = 0
-    """Executed since the step began."""
+    work_in_step: int = 0
+    """Operations executed since the step began, or what they looked at if that is more."""
     execution_due: bool = False
     """The step ended with something left that could be executed."""
     results_room: int = 0
-    """Bytes of results that the batch under execution may still produce."""
+    """Bytes of results after which the batch under execution has no room for another request."""
     records_room: int = 0
-    """Records that it may still look at."""
+    """Records that it looks at until then."""
+    requests_at_once: int = UNLIMITED_REQUESTS
+    """At most so many requests are proposed as one batch: as many as the last one had room for, and
+    twice as many after each that had room for all."""
     checkpoints: dict[SequenceNumber, dict[ReplicaId, Authenticated[Checkpoint]]] = field(
         default_factory=dict
     )

@@ -5,7 +5,7 @@ see less than many runs of which each is bad in its own way.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from random import Random
 
@@ -38,6 +38,8 @@ PRIMARY = (
 """Crimes that only a primary can commit."""
 SPARED = 0.25
 """Share of the runs with room for a disk that loses what was synced."""
+WEARY = 0.25
+"""Share of the runs in which every request is a heavy one and few have room in a batch."""
 SLOW_SEALS = 0.1
 """Share of the digests that come late in every run that is drawn."""
 NEED_VIEW_CHANGE = ("forge-view-change", "omit-view-change", "wrong-new-view")
@@ -172,6 +174,7 @@ def draw_scenario(
         outage, cut = _draw_transfer(random, n, faults_end_us, corrupt, liars[0])
         outages, cuts = (*outages, outage), (*cuts, cut)
     disk_faults = _draw_disk_faults(seed, n, faulty, faults_end_us, crimes)
+    is_weary = Random(f"weary {seed}").random() < WEARY
     return Scenario(
         seed=seed,
         replicas=n,
@@ -181,11 +184,7 @@ def draw_scenario(
             buckets=random.choice((1, 8, 16)),
             bucket_salt=random.getrandbits(32),
         ),
-        limits=ProtocolLimits(
-            batch_requests=random.choice((1, 2, 8, 1000)),
-            sessions_per_client=random.choice((1, 2, 8)),
-            cached_result_bytes=random.choice((2048, 1 << 20)),
-        ),
+        limits=_draw_limits(random, is_weary),
         timers=Timers(
             request_timeout_us=timeout_us,
             request_timeout_cap_us=32 * timeout_us,
@@ -209,7 +208,7 @@ def draw_scenario(
         faults_end_us=faults_end_us,
         power_loss_at_end=random.random() < 0.3,
         quiet_timeouts=100 if random.random() < 0.1 else 3,
-        local_limits=LocalLimits(operations_per_step=random.choice((1, 1_000, 1_000))),
+        local_limits=_draw_local_limits(random, is_weary),
     )
 
 
@@ -249,6 +248,20 @@ def _draw_crimes(
     client_names = [name for name in names if name in CLIENT_CRIMES]
     some = bool(client_names) and (not behaviours or random.random() < 0.3)
     return tuple(crimes), (random.choice(client_names),) if some else ()
+
+
+def _draw_limits(random: Random, is_weary: bool) -> ProtocolLimits:
+    limits = ProtocolLimits(
+        batch_requests=random.choice((1, 2, 8, 1000)),
+        sessions_per_client=random.choice((1, 2, 8)),
+        cached_result_bytes=random.choice((2048, 1 << 20)),
+    )
+    return replace(limits, records_per_batch=4) if is_weary else limits
+
+
+def _draw_local_limits(random: Random, is_weary: bool) -> LocalLimits:
+    limits = LocalLimits(operations_per_step=random.choice((1, 1_000, 1_000)))
+    return replace(limits, heavy_request_records=1, record_us=200) if is_weary else limits
 
 
 def _draw_conditions(random: Random) -> Conditions:

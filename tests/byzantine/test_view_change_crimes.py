@@ -9,6 +9,7 @@ from pbft.core.effects import EventName
 from pbft.core.state import Mode
 from pbft.crypto.digest import NULL_DIGEST, batch_digest
 from pbft.errors import Reason
+from pbft.limits import LocalLimits
 from pbft.messages import NewView, PreparedProof, Proposal, Signed, ViewChange
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_forge import INTERVAL, WINDOW, Forge
@@ -334,6 +335,7 @@ def test_v15_a_trickle_of_progress_saves_no_primary() -> None:
     for number in range(1, 6):
         solo.cluster.advance(T_US // 5)
         solo.decide(number, solo.forge.batch(solo.forge.request(number, acknowledged=0)))
+    solo.cluster.advance(5 * LocalLimits().record_us)
     assert solo.node.core.suspicion.mine
 
 

@@ -8,6 +8,7 @@ import pytest
 from pbft.core.effects import EventName
 from pbft.core.state import Mode
 from pbft.errors import Reason
+from pbft.limits import LocalLimits
 from pbft.messages import (
     Checkpoint,
     Commit,
@@ -63,12 +64,13 @@ def test_no_timer_runs_for_an_idle_primary(n: int) -> None:
 
 def test_progress_with_other_requests_moves_no_deadline(n: int) -> None:
     """Departure: the timer belongs to the oldest request and no other progress restarts it, or a
-    primary could censor one client for ever."""
+    primary could censor one client for ever. It is later by the time that executing took, only."""
     solo = Solo(n)
     solo.node.submit(solo.forge.request(1, client=1))
     for number in range(1, 5):
         solo.cluster.advance(T_US // 4)
         solo.decide(number)
+    solo.cluster.advance(4 * LocalLimits().record_us)
     assert solo.node.core.suspicion.mine
 
 
@@ -80,7 +82,7 @@ def test_every_request_keeps_the_deadline_of_its_arrival(n: int) -> None:
         solo.node.submit(solo.forge.request(number, acknowledged=0))
     solo.cluster.advance(T_US - 1)
     solo.decide(1, solo.forge.batch(solo.forge.request(1, acknowledged=0)))
-    solo.cluster.advance(2)
+    solo.cluster.advance(1 + LocalLimits().record_us)
     assert solo.node.core.suspicion.mine
 
 

@@ -48,7 +48,7 @@ def pool_of(*requests: Authenticated[Request], limits: LocalLimits | None = None
 def taken(pool: RequestPool, count: int = 100, size: int = BIG) -> list[tuple[int, int]]:
     """(client, number) of one batch."""
     keys = [signer.client for signer in forge(4).clients]
-    batch = pool.take(count, size)
+    batch = pool.take(count, size, BIG)
     return [(keys.index(p.request.message.client), p.request.message.number) for p in batch]
 
 
@@ -90,7 +90,7 @@ def test_batches_keep_both_bounds_and_lose_nothing(
     pool = pool_of(*(request(n, client, size) for n, (client, size) in enumerate(items, 1)))
     seen = []
     while pool.has_unproposed():
-        batch = pool.take(count, size)
+        batch = pool.take(count, size, BIG)
         assert 1 <= len(batch) <= count
         assert len(batch) == 1 or sum(len(item.encoded) for item in batch) <= size
         seen += [item.request.message.number for item in batch]
@@ -273,6 +273,6 @@ def test_a_forwarded_request_has_a_reserved_place_and_is_served_first() -> None:
 
 def test_everything_pending_is_listed_for_a_new_primary() -> None:
     pool = pool_of(request(1), request(1, 1), request(2))
-    pool.take(1, BIG)
+    pool.take(1, BIG, BIG)
     numbers = [pending.request.message.number for pending in pool.pending()]
     assert numbers == [1, 2, 1]

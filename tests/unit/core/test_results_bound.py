@@ -5,23 +5,29 @@ from dataclasses import replace
 
 import pytest
 
+from pbft.codec import decode_batch
 from pbft.limits import ProtocolLimits
-from pbft.messages import Request
+from pbft.messages import Proposal, Request
 from pbft.service.kv.store import KeyValueStore
-from tests.harness.core_cluster import Cluster
+from tests.harness.core_cluster import SECOND, Cluster, Node
 from tests.harness.core_solo import Solo
+from tests.harness.journal import Journal
 from tests.unit.service.kv_harness import get, plenty, put
 
 
-@pytest.mark.parametrize("bound", ["results_bytes_per_request", "results_bytes_per_batch"])
-def test_operations_beyond_the_bound_are_not_executed(bound: str) -> None:
+def bind(node: Node, **bounds: int) -> None:
+    """Gives the replica these limits."""
+    limits = replace(ProtocolLimits(), **bounds)
+    node.core.genesis = replace(node.core.genesis, limits=limits)
+
+
+def test_operations_beyond_the_results_are_not_executed() -> None:
     cluster = Cluster()
     signer = cluster.forge.clients[0]
     operations = (b"first" * 4, b"second", b"third")
     request = signer.sign(Request(signer.client, 1, 1, 0, 0, operations))
     for node in cluster.up:
-        limits = replace(ProtocolLimits(), **{bound: 20})
-        node.core.genesis = replace(node.core.genesis, limits=limits)
+        bind(node, results_bytes_per_request=20)
         node.submit(request)
     cluster.settle()
     for node in cluster.up:
@@ -31,39 +37,86 @@ def test_operations_beyond_the_bound_are_not_executed(bound: str) -> None:
     assert all(results[1:] == (b"exhausted", b"exhausted") for results in full)
 
 
-@pytest.mark.parametrize(
-    ("bounds", "executed"),
-    [
-        ({"records_per_request": 2}, 4),
-        ({"records_per_batch": 2}, 2),
-        ({"records_per_request": 2, "records_per_batch": 3}, 3),
-    ],
-)
-def test_operations_beyond_the_records_are_not_executed(
-    bounds: dict[str, int], executed: int
-) -> None:
+def test_operations_beyond_the_records_are_not_executed() -> None:
     """Two requests of three operations each in one batch; every operation costs one record."""
     solo = Solo()
-    limits = replace(ProtocolLimits(), **bounds)
-    solo.node.core.genesis = replace(solo.node.core.genesis, limits=limits)
+    bind(solo.node, records_per_request=2)
     clients = solo.forge.clients[:2]
     requests = [c.sign(Request(c.client, 1, 1, 0, 0, (b"a", b"b", b"c"))) for c in clients]
     solo.decide(1, solo.forge.batch(*requests))
-    assert solo.node.journal == [b"a", b"b", b"a", b"b"][:executed]
-    # What is left does not pass into the next batch, and what was used up does not either.
-    again = [c.sign(Request(c.client, 1, 2, 1, 0, (b"d", b"e", b"f"))) for c in clients]
-    solo.decide(2, solo.forge.batch(*again))
-    assert solo.node.journal[executed:] == [b"d", b"e", b"d", b"e"][:executed]
+    assert solo.node.journal == [b"a", b"b", b"a", b"b"]
 
 
-def test_the_results_of_all_requests_of_a_batch_count_together() -> None:
+@pytest.mark.parametrize(
+    ("bounds", "executed"),
+    [
+        ({"records_per_batch": 1}, 1),
+        ({"records_per_batch": 2}, 1),
+        ({"records_per_batch": 3}, 2),
+        ({"results_bytes_per_batch": 5}, 1),
+        ({"results_bytes_per_batch": 7}, 2),
+    ],
+)
+def test_requests_that_a_batch_has_no_room_for_are_left_for_a_later_one(
+    bounds: dict[str, int], executed: int
+) -> None:
+    """Three requests of two operations each, with results of three bytes each. Nobody is told of
+    those that are left, and none is cut short for what the others did."""
     solo = Solo()
-    limits = replace(ProtocolLimits(), results_bytes_per_batch=5)
-    solo.node.core.genesis = replace(solo.node.core.genesis, limits=limits)
-    clients = solo.forge.clients[:2]
+    bind(solo.node, **bounds)
+    clients = solo.forge.clients[:3]
     requests = [c.sign(Request(c.client, 1, 1, 0, 0, (b"a", b"b"))) for c in clients]
     solo.decide(1, solo.forge.batch(*requests))
-    assert solo.node.journal == [b"a", b"b"], "results of three bytes each"
+    assert solo.node.journal == [b"a", b"b"] * executed
+    assert len(solo.node.replies()) == executed
+    # What was used up does not pass into the next batch, and what was executed is not again.
+    solo.decide(2, solo.forge.batch(*requests))
+    again = [reply.sequence for reply in solo.node.replies()]
+    assert again.count(2) == min(executed, 3 - executed)
+    assert len(solo.node.journal) == 2 * min(2 * executed, 3)
+
+
+def test_the_primary_proposes_again_what_a_batch_had_no_room_for() -> None:
+    """Batches of three are proposed, and there is room for two: after that no more are proposed at
+    once, and then twice as many."""
+    cluster = Cluster(pipeline_depth=1)
+    for node in cluster.up:
+        bind(node, records_per_batch=9)
+        assert isinstance(node.core.service, Journal)
+        node.core.service.weight = 2
+    signer = cluster.forge.clients[0]
+    for number in range(1, 11):
+        operations = tuple(b"%d" % number for _ in range(3))
+        cluster[0].submit(signer.sign(Request(signer.client, 1, number, 0, 0, operations)))
+    cluster.settle()
+    for node in cluster.up:
+        assert node.journal == [b"%d" % number for number in range(1, 11) for _ in range(3)]
+        assert [reply.number for reply in node.replies()] == list(range(1, 11))
+    proposals = cluster[0].sent(Proposal)
+    sizes = [len(decode_batch(proposal.batch).items) for proposal in proposals]
+    assert sizes == [1, 3, 2, 3, 2, 1]
+
+
+def test_a_new_primary_proposes_what_a_batch_had_no_room_for_in_the_view_before() -> None:
+    """It has executed that batch already, which the new view proposes once more."""
+    cluster = Cluster(pipeline_depth=1)
+    for node in cluster.up:
+        bind(node, records_per_batch=2)
+        assert isinstance(node.core.service, Journal)
+        node.core.service.weight = 2
+    requests = [cluster.forge.request(1, client=client) for client in range(3)]
+    for node in cluster.up:
+        for request in requests:
+            node.submit(request)
+    # The first one alone, then two of which one has room; the third batch never comes.
+    cluster.drop(lambda message: isinstance(message.item, Proposal) and len(cluster[0].journal) > 1)
+    cluster.settle()
+    assert [len(node.journal) for node in cluster.up] == [2] * 4
+    cluster.drop(None)
+    cluster.fail_primary()
+    cluster.advance(SECOND)
+    assert [node.core.view for node in cluster.up] == [1] * 3
+    assert [len(node.journal) for node in cluster.up] == [3] * 3
 
 
 def test_counts_of_a_whole_store_do_not_add_up() -> None:
@@ -88,7 +141,5 @@ def test_counts_of_a_whole_store_do_not_add_up() -> None:
 
 def test_the_default_limits_let_every_batch_of_single_puts_pass() -> None:
     limits = ProtocolLimits()
-    assert limits.records_per_batch >= limits.batch_requests * 128
+    assert limits.records_per_batch >= limits.batch_requests
     assert limits.records_per_request >= limits.operations_per_request
-    # Of puts with a key of 8 bytes and a value of 4, whatever the requests are.
-    assert limits.records_per_batch * (6 + 8 + 4 + 3) >= limits.batch_bytes
