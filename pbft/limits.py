@@ -177,10 +177,10 @@ class LocalLimits:
     chunk_bytes_per_second: int = 256 * MIB
     """Records of state transfers served to all peers together while nothing else is to do ..."""
     chunk_bytes_per_second_busy: int = 2 * MIB
-    """... and while there are requests to order: reading, sending and verifying a megabyte takes
-    about 16 ms of the processors, which the others lack where replicas share a machine. There, at
-    16 MiB/s the others kept 65 % of the throughput of four replicas, at 4 MiB/s 81 %, at 2 MiB/s
-    99 %."""
+    """... and while there are requests to order, or up to eight times as much for a peer that had
+    to ask again (core.state_transfer): reading, sending and verifying a megabyte takes about 16 ms
+    of the processors, which the others lack where replicas share a machine. There, at 16 MiB/s the
+    others kept 65 % of the throughput of four replicas, at 4 MiB/s 81 %, at 2 MiB/s 99 %."""
     transfer_idle_us: int = 30_000_000
     """A snapshot pinned for a peer that asks for nothing is released after this."""
     transfer_grace_us: int = 60_000_000

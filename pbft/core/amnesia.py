@@ -268,6 +268,9 @@ def _advance_rejoin(core: Core, rejoining: Rejoining) -> None:
         return
     if now_us < rejoining.ask_us:
         return
+    if core.transfer is not None or core.executed < core.low_water_mark:
+        # What became of it is not to be seen in a state from before.
+        rejoining.asked_us = None
     if rejoining.asked_us is not None and now_us >= rejoining.asked_us + REJOIN_INTERVAL_US:
         # Refused: too soon after another one. A new incarnation, because this one was decided.
         _lose(core)

@@ -77,6 +77,7 @@ def _execute_batch(core: Core, slot: Slot, batch: VerifiedBatch | None) -> None:
     assert slot.sequence == core.executed + 1
     count = 0
     if batch is not None:
+        core.proposed_time_us = batch.time_us
         # Agreed time never goes back; a primary with a slow clock cannot turn it.
         if batch.time_us > core.agreed_time_us:
             core.agreed_time_us = batch.time_us
@@ -166,7 +167,9 @@ def _execute_rejoin(core: Core, sequence: int, replica: ReplicaId, incarnation: 
     if known is not None:
         last, last_sequence, last_time_us = _REJOIN.unpack(known[1])
         closed = sequence > amnesia.last_of(core, last_sequence)
-        late = core.agreed_time_us >= last_time_us + amnesia.REJOIN_INTERVAL_US
+        # Where clocks went wrong and back, agreed time stands still for as long as they were ahead.
+        apart_us = abs(core.proposed_time_us - last_time_us)
+        late = apart_us >= amnesia.REJOIN_INTERVAL_US
         if not (incarnation > last and closed and late):
             return b"refused"
     value = _REJOIN.pack(incarnation, sequence, core.agreed_time_us)

@@ -441,7 +441,7 @@ def next_deadline_us(core: Core) -> Micros | None:
 
 def propose(core: Core, items: tuple[bytes, ...]) -> None:
     """<PRE-PREPARE, v, n, d> with its body to all."""
-    encoded = encode_batch(Batch(core.now.wall_us, items))
+    encoded = encode_batch(Batch(corrected_clock_us(core), items))
     batch = core.verifier.verified_batch(encoded)
     sequence = core.next_sequence
     core.next_sequence += 1

@@ -7,7 +7,15 @@ check is cheap to check twice, and because they must not rely on their caller.
 from typing import TypeAlias
 
 from pbft.codec import decode_message
-from pbft.core import checkpoint, normal_case, request, state_transfer, status, view_change
+from pbft.core import (
+    checkpoint,
+    normal_case,
+    request,
+    state_source,
+    state_transfer,
+    status,
+    view_change,
+)
 from pbft.core.state import Core
 from pbft.crypto.digest import batch_digest
 from pbft.errors import Reason
@@ -62,7 +70,7 @@ def relevance(core: Core, sender: ReplicaId, message: Candidate) -> Reason | Non
             }
             return None if wanted and batch_digest(message.batch) in wanted else Reason.UNWANTED
         case StateRequest():
-            return state_transfer.check_state_request(core, sender, message)
+            return state_source.check_state_request(core, sender, message)
         case CommittedBatch():
             return _check_committed(core, message)
         case StableCertificate():

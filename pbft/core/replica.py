@@ -10,6 +10,7 @@ from pbft.core import (
     reads,
     recovery,
     request,
+    state_source,
     state_transfer,
     status,
     suspicion,
@@ -185,7 +186,7 @@ class Replica:
             suspicion.next_deadline_us(core),
             core.view_change.deadline_us if core.is_trusted else None,
             state_transfer.next_deadline_us(core),
-            state_transfer.next_chunk_due_us(core),
+            state_source.next_chunk_due_us(core),
             amnesia.next_deadline_us(core),
             reads.next_deadline_us(core),
             normal_case.next_deadline_us(core),
@@ -274,7 +275,7 @@ class Replica:
             case Authenticated(message=Recalled()):
                 amnesia.on_recalled(core, inbound)  # type: ignore[arg-type]
             case StateRequest():
-                state_transfer.on_state_request(core, sender, inbound)
+                state_source.on_state_request(core, sender, inbound)
             case VerifiedLeaves():
                 state_transfer.on_leaves(core, sender, inbound)
             case StateChunk():
@@ -319,8 +320,8 @@ class Replica:
         core = self.core
         normal_case.recheck_held(core)
         suspicion.relay_pending(core)
-        state_transfer.release_idle(core)
-        state_transfer.serve_chunks(core)
+        state_source.release_idle(core)
+        state_source.serve_chunks(core)
         amnesia.advance(core)
         checkpoint.vote(core)
 

@@ -1,7 +1,7 @@
 """The state of one replica in one dataclass; the protocol's functions take it as their first
 argument."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
@@ -119,8 +119,11 @@ class Fetch:
 
     buckets: int
     """Bitmap of its share."""
+    begun_us: Micros
     due_us: Micros
     """When the share must be here: a trickle does not hold a transfer up."""
+    patience_us: Micros
+    """For so long it may deliver nothing."""
     cursor: bytes = b""
     """Where its last chunk ended."""
     number: int = 0
@@ -141,9 +144,13 @@ class Transfer:
     """Peers that hold another one, and which."""
     demoted: set[ReplicaId] = field(default_factory=set)
     """Peers that lied in this transfer; asked again only when no other is left."""
-    stalled: set[ReplicaId] = field(default_factory=set)
-    """Peers that did not deliver in time, which an honest one may do under load: the others come
-    first, and when none of them answers these are asked again."""
+    stalled: dict[ReplicaId, Micros] = field(default_factory=dict)
+    """Sources that delivered nothing for a while, which an honest one may do under load, and until
+    when they are passed over."""
+    stalls: Counter[ReplicaId] = field(default_factory=Counter)
+    """How often each stalled: the patience with it doubles."""
+    slow: set[ReplicaId] = field(default_factory=set)
+    """Peers whose share took too long: they are asked again only when no other is left."""
     todo: int = 0
     """Bitmap of the buckets that nobody is fetching."""
     fetching: dict[ReplicaId, Fetch] = field(default_factory=dict)
@@ -164,6 +171,7 @@ class Pin:
     """The source side of a state transfer: what is pinned for one peer."""
 
     snapshot: Snapshot
+    begun_us: Micros
     used_us: Micros
     """When its peer last asked."""
     ends_us: Micros
@@ -266,6 +274,8 @@ class Core:
     restored_end: SequenceNumber = 0
     """Up to here the vote log held, at the start, what was decided above the durable state."""
     agreed_time_us: Micros = 0
+    proposed_time_us: Micros = 0
+    """Of the batch under execution."""
     work_in_step: int = 0
     """Operations executed since the step began, or what they looked at if that is more."""
     execution_due: bool = False
@@ -337,6 +347,10 @@ class Core:
     """Requests for records that wait until those served before are paid for; one per peer."""
     chunks_due_us: Micros = 0
     """When they are."""
+    served_us: dict[ReplicaId, Micros] = field(default_factory=dict)
+    """When peers were sent records last, of what they have pinned now."""
+    haste: dict[ReplicaId, int] = field(default_factory=dict)
+    """How often in a row each peer had to ask again."""
 
     peers: dict[ReplicaId, Status] = field(default_factory=dict)
     """The last status of each peer: advice."""

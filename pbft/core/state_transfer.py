@@ -6,33 +6,30 @@ peers that hold exactly that checkpoint; each bucket is verified against its lea
 installation. A replica that diverged first counts its own leaves anew: it compares with those.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 from pbft.core import checkpoint, execution
 from pbft.core.certificates import checkpoint_certificate
 from pbft.core.effects import EventName, Install, Send
 from pbft.core.settings import SECOND
-from pbft.core.state import Core, Fetch, Pin, Transfer
+from pbft.core.state import Core, Fetch, Transfer
+from pbft.core.state_source import walk_bytes
 from pbft.errors import Reason
 from pbft.limits import (
-    CHUNK_COST_BYTES,
-    CHUNK_SCAN_BYTES,
-    CHUNK_SCAN_RECORDS,
     TRANSFER_FLOOR_RATE,
 )
 from pbft.messages import (
-    Leaf,
-    StableCertificate,
     StateChunk,
-    StateLeaves,
     StateRequest,
     VerifiedLeaves,
 )
 from pbft.types import Micros, ReplicaId, SequenceNumber
 
 RETRY_US = 1_000_000
-"""A source that delivered nothing for so long is passed over; leaves are asked for again."""
+"""A source that delivered nothing for so long is passed over for as long; leaves are asked for
+again."""
+STALLS_MAX = 4
+"""Each time it stalled doubles what a source is given, so many times at most."""
+SLOWER_FACTOR = 2
+"""When nothing is left to ask for, a share may take so many times what one took that is here."""
 SPARED_US = 200_000
 """How long the others are left to decide without a replica that fetches state ..."""
 NEEDED_FIRST_US = 5_000_000
@@ -130,21 +127,25 @@ def next_deadline_us(core: Core) -> Micros | None:
         return core.recount_due_us if core.diverged else core.behind_since_us + PATIENCE_US
     if core.transfer.installing:
         return None
-    overdue_us = [_overdue_us(fetch) for fetch in core.transfer.fetching.values()]
-    return min([core.transfer.asked_us + RETRY_US, *overdue_us])
-
-
-def _overdue_us(fetch: Fetch) -> Micros:
-    return min(fetch.progress_us + RETRY_US, fetch.due_us)
+    overdue_us = [
+        min(fetch.progress_us + fetch.patience_us, fetch.due_us)
+        for fetch in core.transfer.fetching.values()
+    ]
+    return min([core.transfer.asked_us + RETRY_US, *overdue_us, *core.transfer.stalled.values()])
 
 
 def _ask_for_leaves(core: Core, transfer: Transfer) -> None:
     """Everybody but the sources: asking those again would unpin what they are serving."""
     transfer.asked_us = core.now.monotonic_us
-    passed_over = transfer.sources | transfer.demoted | transfer.stalled
+    passed_over = transfer.sources | _passed_over(transfer)
     for peer in range(core.thresholds.replicas):
         if peer != core.me and peer not in passed_over:
             core.emit(Send(peer, StateRequest(least_useful(core), 0)))
+
+
+def _passed_over(transfer: Transfer) -> set[ReplicaId]:
+    """Peers that are no sources as long as there are others."""
+    return transfer.demoted | transfer.slow | transfer.stalled.keys()
 
 
 def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
@@ -157,7 +158,7 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
     if sender in transfer.demoted:
         core.reject("state_leaves", Reason.BAD_SNAPSHOT, sender)
         return
-    if sender in transfer.stalled:
+    if sender in _passed_over(transfer):
         core.reject("state_leaves", Reason.UNWANTED, sender)
         return
     if certificate.sequence < least_useful(core):
@@ -176,7 +177,7 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
         # holds, would be the only source of it, and as slow as it dared.
         for peer in sorted(transfer.sources):
             _take_back(core, transfer, peer)
-            transfer.stalled.add(peer)
+            transfer.slow.add(peer)
         transfer = core.transfer = _another_round(transfer)
         transfer.sources = holders
     if transfer.certificate is None:
@@ -189,19 +190,20 @@ def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
         transfer.certificate = certificate
         transfer.todo = int.from_bytes(differing, "little")
         transfer.sizes = tuple(leaf.size for leaf in leaves.leaves)
-        transfer.walk_bytes = _walk_bytes(leaves.leaves)
+        transfer.walk_bytes = walk_bytes(leaves.leaves)
     transfer.sources.add(sender)
     transfer.others.pop(sender, None)
-    told = transfer.sources | transfer.demoted | transfer.stalled
+    told = transfer.sources | _passed_over(transfer)
     _assign(core, transfer, expected=core.thresholds.replicas - 1 - len(told))
 
 
 def _another_round(transfer: Transfer) -> Transfer:
-    """Nobody holds that checkpoint any more: on with whatever is newest, but who lied or stalled
+    """Nobody holds that checkpoint any more: on with whatever is newest, but who lied or was slow
     is known, and whether there is anything young enough."""
     return Transfer(
         demoted=transfer.demoted,
-        stalled=transfer.stalled,
+        stalls=transfer.stalls,
+        slow=transfer.slow | transfer.stalled.keys(),
         asked_us=transfer.asked_us,
         takes_any=transfer.takes_any,
     )
@@ -225,18 +227,14 @@ def _assign(core: Core, transfer: Transfer, expected: int = 0) -> None:
         transfer.todo &= ~share
         size = sum(size for bucket, size in enumerate(transfer.sizes) if share >> bucket & 1)
         size += transfer.walk_bytes
-        due_us = core.now.monotonic_us + RETRY_US + size * SECOND // TRANSFER_FLOOR_RATE
-        transfer.fetching[peer] = Fetch(share, due_us)
+        now_us, patience_us = core.now.monotonic_us, _patience_us(transfer, peer)
+        due_us = now_us + patience_us + size * SECOND // TRANSFER_FLOOR_RATE
+        transfer.fetching[peer] = Fetch(share, now_us, due_us, patience_us)
         _ask(core, transfer, peer)
 
 
-def _walk_bytes(leaves: Sequence[Leaf]) -> int:
-    """What looking for the records of some buckets is taken to weigh: a source walks through all of
-    the state for any share of it, as buckets are scattered over the keys, and each chunk ends when
-    it has seen so many records or so many bytes."""
-    by_count = -(-sum(leaf.count for leaf in leaves) // CHUNK_SCAN_RECORDS)
-    by_size = sum(leaf.size for leaf in leaves) // CHUNK_SCAN_BYTES
-    return (by_count + by_size) * CHUNK_COST_BYTES
+def _patience_us(transfer: Transfer, peer: ReplicaId) -> Micros:
+    return RETRY_US << min(transfer.stalls[peer], STALLS_MAX)
 
 
 def _share(todo: int, among: int) -> int:
@@ -297,7 +295,21 @@ def on_chunk(core: Core, sender: ReplicaId, chunk: StateChunk) -> None:
         _demote(core, transfer, sender)
         return
     del transfer.fetching[sender]
+    if not transfer.todo:
+        _hurry(core, transfer, fetch)
     _assign(core, transfer)
+
+
+def _hurry(core: Core, transfer: Transfer, done: Fetch) -> None:
+    """Only what others are fetching is left: a source that is much slower than the one whose share
+    is here is not waited for, because the others' snapshots do not stay for ever."""
+    now_us = core.now.monotonic_us
+    took_us = SLOWER_FACTOR * (now_us - done.begun_us)
+    for peer, fetch in transfer.fetching.items():
+        parts = -(-fetch.buckets.bit_count() // done.buckets.bit_count())
+        due_us = fetch.begun_us + took_us * parts
+        due_us = max(due_us, now_us) + _patience_us(transfer, peer)
+        fetch.due_us = min(fetch.due_us, due_us)
 
 
 def _demote(core: Core, transfer: Transfer, peer: ReplicaId) -> None:
@@ -321,9 +333,18 @@ def _take_back(core: Core, transfer: Transfer, peer: ReplicaId) -> None:
 def _replace_stalled(core: Core, transfer: Transfer) -> None:
     now_us = core.now.monotonic_us
     for peer, fetch in sorted(transfer.fetching.items()):
-        if now_us >= _overdue_us(fetch):
-            transfer.stalled.add(peer)
+        if now_us >= fetch.due_us:
+            transfer.slow.add(peer)
             _take_back(core, transfer, peer)
+        elif now_us >= fetch.progress_us + fetch.patience_us:
+            transfer.stalled[peer] = now_us + fetch.patience_us
+            transfer.stalls[peer] += 1
+            _take_back(core, transfer, peer)
+    for peer, until_us in sorted(transfer.stalled.items()):
+        if now_us >= until_us and transfer.sources:
+            # It holds its snapshot still, or stalls once more.
+            del transfer.stalled[peer]
+            transfer.sources.add(peer)
     _assign(core, transfer)
     if transfer.installing:
         return
@@ -341,10 +362,11 @@ def _replace_stalled(core: Core, transfer: Transfer) -> None:
 
 
 def _forgive(core: Core, transfer: Transfer) -> None:
-    """The others do not answer, so whoever stalled is asked again, and for less; liars only when
+    """The others do not answer, so whoever was slow is asked again, and for less; liars only when
     all lied."""
     transfer.takes_any = True
     transfer.stalled.clear()
+    transfer.slow.clear()
     if len(transfer.demoted) == core.thresholds.replicas - 1:
         transfer.demoted.clear()
 
@@ -391,98 +413,3 @@ def is_vote_spared(core: Core, waiting_since_us: Micros) -> bool:
         core.votes_needed_until_us = now_us + span_us
         return False
     return True
-
-
-# Source.
-
-
-def check_state_request(core: Core, sender: ReplicaId, request: StateRequest) -> Reason | None:
-    """Leaves and chunks are served to each peer at a bounded rate; pure."""
-    now_us = core.now.monotonic_us
-    if request.sequence == 0:
-        allowed = core.leaves_pace.allows(sender, now_us, core.settings.limits.leaves_interval_us)
-    else:
-        allowed = core.chunk_pace.allows(sender, now_us, core.settings.limits.chunk_interval_us)
-    return None if allowed else Reason.RATE_LIMIT
-
-
-def on_state_request(core: Core, sender: ReplicaId, request: StateRequest) -> None:
-    """Serves leaves and chunks of a snapshot that stays pinned for this peer."""
-    now_us = core.now.monotonic_us
-    reason = check_state_request(core, sender, request)
-    if reason is not None:
-        core.reject("state_request", reason, sender)
-        return
-    if request.sequence == 0:
-        core.leaves_pace.count(sender, now_us, core.settings.limits.leaves_interval_us)
-        release(core, sender)
-        if core.diverged or core.state.durable_sequence < max(request.at_least, 1):
-            core.reject("state_request", Reason.SEQUENCE_HIGH, sender)
-            return
-        _pin(core, sender)
-        return
-    pin = core.snapshots.get(sender)
-    if pin is None or pin.snapshot.sequence != request.sequence:
-        core.reject("state_request", Reason.SEQUENCE_LOW, sender)
-        return
-    core.chunk_pace.count(sender, now_us, core.settings.limits.chunk_interval_us)
-    pin.used_us = now_us
-    core.chunks_asked[sender] = request
-    serve_chunks(core)
-
-
-def _pin(core: Core, peer: ReplicaId) -> None:
-    """Pins the durable state for a peer and tells it the leaves.
-
-    The pin has an end that no request moves, because a peer that asks now and then would keep the
-    disk from reusing anything for ever. It is late enough for every honest target, which gives a
-    source time for its share of the state S at TRANSFER_FLOOR_RATE and then shares out again what
-    others left. If only one of k sources delivers, it waits for the time of S / k and is then
-    asked for the rest, which is the time of S in all, and RETRY_US per round, which the grace
-    covers; with more that deliver it is less. A target that comes later finds the pin gone, asks
-    for leaves again, and keeps every bucket that did not change meanwhile.
-    """
-    now_us, limits = core.now.monotonic_us, core.settings.limits
-    snapshot = core.state.pin()
-    leaves = snapshot.leaves()
-    size = sum(leaf.size for leaf in leaves) + _walk_bytes(leaves)
-    ends_us = now_us + limits.transfer_grace_us + size * SECOND // TRANSFER_FLOOR_RATE
-    core.snapshots[peer] = Pin(snapshot, now_us, ends_us)
-    core.emit(Send(peer, StateLeaves(StableCertificate(snapshot.certificate), leaves)))
-
-
-def serve_chunks(core: Core) -> None:
-    """Sends records for which it is time, to whoever has waited longest first."""
-    limits = core.settings.limits
-    while core.chunks_asked and core.now.monotonic_us >= core.chunks_due_us:
-        peer = next(iter(core.chunks_asked))
-        request = core.chunks_asked.pop(peer)
-        chunk = core.snapshots[peer].snapshot.chunk(request.buckets, request.cursor)
-        size = sum(len(record.key) + len(record.value) for record in chunk.records)
-        is_busy = core.pool.count > 0 or core.log.get(core.executed + 1) is not None
-        rate = limits.chunk_bytes_per_second_busy if is_busy else limits.chunk_bytes_per_second
-        core.chunks_due_us = core.now.monotonic_us + max(size, CHUNK_COST_BYTES) * SECOND // rate
-        core.emit(Send(peer, replace(chunk, number=request.number)))
-
-
-def next_chunk_due_us(core: Core) -> Micros | None:
-    """When somebody's records may be sent."""
-    return core.chunks_due_us if core.chunks_asked else None
-
-
-def release(core: Core, peer: ReplicaId) -> None:
-    """Unpins what this peer was fetching."""
-    core.chunks_asked.pop(peer, None)
-    pin = core.snapshots.pop(peer, None)
-    if pin is not None:
-        pin.snapshot.release()
-
-
-def release_idle(core: Core) -> None:
-    """Unpins snapshots that nobody has asked about for a while, or that were pinned for long
-    enough."""
-    now_us, limit_us = core.now.monotonic_us, core.settings.limits.transfer_idle_us
-    for peer in sorted(core.snapshots):
-        pin = core.snapshots[peer]
-        if now_us >= min(pin.used_us + limit_us, pin.ends_us):
-            release(core, peer)

@@ -81,8 +81,9 @@ class LmdbStageStore:
                     end = _NAME_LENGTH.size + length
                     yield stored[_NAME_LENGTH.size : end], stored[end:]
                     found = cursor.next()
-        except lmdb.Error as error:
-            raise StorageCorrupt(f"received records cannot be read: {error}") from error
+        except (lmdb.Error, StorageCorrupt) as error:
+            # They are not synced, and are fetched again: the directory is as good as before.
+            raise StorageFailed(f"received records cannot be read: {error}") from error
 
     def drop(self, bucket: int) -> None:
         """See StageStore.drop. It costs nothing: whoever delivers a share and then stalls makes its

@@ -488,3 +488,13 @@ def _signer(item: PeerItem) -> ReplicaId | None:
     signed = getattr(item, "pre_prepare", item)
     signer = signed.signer if isinstance(signed, Signed) else None
     return signer if isinstance(signer, int) else None
+
+
+def lose_disk(cluster: Cluster, replica: int) -> None:
+    """The replica comes back with an empty directory."""
+    node = cluster[replica]
+    node.crash()
+    node.log, node.base = MemoryLog(), MemoryBase()
+    cluster.oracles.forged.add(replica)
+    node.start()
+    cluster.settle()

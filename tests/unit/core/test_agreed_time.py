@@ -24,6 +24,16 @@ def test_the_primary_proposes_its_clock() -> None:
     assert {node.core.agreed_time_us for node in cluster.up} == {cluster[0].now().wall_us}
 
 
+def test_a_primary_whose_clock_is_wrong_proposes_that_of_its_peers() -> None:
+    """It would be held until it is right, and the primary replaced, in each of its views."""
+    cluster = Cluster(4)
+    cluster[0].wall_skew_us = 3 * SECOND
+    cluster.advance(SECOND)
+    cluster.run(1)
+    assert cluster.executed() == {1}
+    assert {node.core.agreed_time_us for node in cluster.up} == {cluster[1].now().wall_us}
+
+
 def test_agreed_time_never_goes_back() -> None:
     solo = Solo()
     solo.decide(1, batch_at(solo, 1, 0))

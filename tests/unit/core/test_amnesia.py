@@ -22,22 +22,12 @@ from pbft.messages import (
     ViewChange,
 )
 from pbft.storage.memory import MemoryBase, MemoryLog
-from tests.harness.core_cluster import SECOND, Cluster
+from tests.harness.core_cluster import SECOND, Cluster, lose_disk
 from tests.harness.core_forge import INTERVAL, WINDOW, Forge
 from tests.harness.core_solo import Solo
 
 VOTES = (Prepare, Commit, Checkpoint, ViewChange, NewView)
 A = b"a" * 32
-
-
-def lose_disk(cluster: Cluster, replica: int) -> None:
-    """The replica comes back with an empty directory."""
-    node = cluster[replica]
-    node.crash()
-    node.log, node.base = MemoryLog(), MemoryBase()
-    cluster.oracles.forged.add(replica)
-    node.start()
-    cluster.settle()
 
 
 def answer(solo: Solo, **changes: object) -> Recalled:
@@ -405,6 +395,8 @@ def results(solo: Solo) -> list[bytes]:
         (4, 30, 2, False),
         (6, 5, 2, False),
         (6, 30, 0, False),
+        # The clocks were ahead at the first one: agreed time stands still for as long.
+        (6, 30, -2, True),
     ],
 )
 def test_one_rejoin_at_a_time_and_one_per_minute(

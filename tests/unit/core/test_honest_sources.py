@@ -1,9 +1,12 @@
 """State transfer (protocol.md section 9): what an honest source may do under load is not held
 against it."""
 
+from collections import Counter
+
 import pytest
 
-from pbft.core import state_transfer
+from pbft.core import state_source, state_transfer
+from pbft.core.state import Transfer
 from pbft.errors import Reason
 from pbft.limits import CHUNK_COST_BYTES
 from pbft.messages import StableCertificate
@@ -19,7 +22,7 @@ def test_sources_that_stalled_are_asked_again_though_another_is_dead() -> None:
     for peer in (0, 1):
         target.serve(peer, most=1)
     target.solo.cluster.advance(SECOND * 3 // 2)
-    assert target.transfer.stalled == {0, 1}
+    assert target.transfer.slow == {0, 1}
     target.solo.cluster.advance(SECOND)
     assert target.requests(0)[-1].sequence == 0
     target.tell_leaves(0)
@@ -124,7 +127,7 @@ def test_a_source_has_time_to_look_through_all_of_a_state_for_a_small_share(
 ) -> None:
     """Buckets are scattered over the keys, and under load each look has its price: a source that
     would be late every time could never deliver."""
-    monkeypatch.setattr(state_transfer, "CHUNK_SCAN_RECORDS", 1)
+    monkeypatch.setattr(state_source, "CHUNK_SCAN_RECORDS", 1)
     target = Target()
     target.tell_leaves(0)
     records = sum(leaf.count for leaf in target.pinned[0].leaves())
@@ -135,7 +138,7 @@ def test_a_source_has_time_to_look_through_all_of_a_state_for_a_small_share(
 def test_a_source_has_time_to_look_through_all_of_a_state_of_large_records(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(state_transfer, "CHUNK_SCAN_BYTES", 100)
+    monkeypatch.setattr(state_source, "CHUNK_SCAN_BYTES", 100)
     target = Target()
     target.tell_leaves(0)
     size = sum(leaf.size for leaf in target.pinned[0].leaves())
@@ -151,3 +154,80 @@ def has_time_for_chunks(target: Target, count: int) -> bool:
     needed_us = count * CHUNK_COST_BYTES * SECOND // busy_rate
     left_us = target.transfer.fetching[0].due_us - now_us - state_transfer.RETRY_US
     return left_us > 3 * needed_us
+
+
+def few_records_per_chunk(monkeypatch: pytest.MonkeyPatch) -> Target:
+    """Its sources have told their leaves, answer in many chunks, and have a minute for all."""
+    monkeypatch.setattr(transfer, "CHUNK_SCAN_RECORDS", 2)
+    target = Target()
+    for peer in (0, 1, 2):
+        target.tell_leaves(peer)
+        target.served[peer] = len(target.requests(peer)) - 1
+    for fetch in target.transfer.fetching.values():
+        fetch.due_us += 60 * SECOND
+    return target
+
+
+def test_a_source_that_stalled_is_taken_back_while_others_deliver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One hiccup must not leave all of the state to a single source."""
+    target = few_records_per_chunk(monkeypatch)
+    for _ in range(4):
+        target.solo.cluster.advance(SECOND // 4)
+        target.serve(0, most=1)
+        target.serve(1, most=1)
+    assert target.transfer.sources == {0, 1} and set(target.transfer.stalled) == {2}
+    assert target.transfer.todo
+    for _ in range(4):
+        target.solo.cluster.advance(SECOND // 4)
+        target.serve(0, most=1)
+        target.serve(1, most=1)
+    assert target.transfer.sources == {0, 1, 2} and not target.transfer.stalled
+    assert target.transfer.fetching[2].patience_us == 2 * state_transfer.RETRY_US
+    target.served[2] = len(target.requests(2)) - 1
+    for _ in range(10):
+        for peer in (0, 1, 2):
+            target.serve(peer)
+    target.expect_state()
+
+
+def test_the_patience_with_a_source_is_bounded() -> None:
+    moved = Transfer(stalls=Counter({1: 60}))
+    assert state_transfer._patience_us(moved, 1) == 16 * state_transfer.RETRY_US
+    assert state_transfer._patience_us(moved, 0) == state_transfer.RETRY_US
+
+
+def test_a_source_much_slower_than_the_others_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It always delivers in time, and its share is due in a minute: meanwhile the others unpin what
+    they hold, and then nobody does."""
+    target = few_records_per_chunk(monkeypatch)
+    for _ in range(3):
+        target.solo.cluster.advance(SECOND // 4)
+        target.serve(2, most=1)
+    target.serve(0)
+    target.serve(1)
+    assert set(target.transfer.fetching) == {2} and not target.transfer.todo
+    for _ in range(8):
+        target.solo.cluster.advance(SECOND // 4)
+        target.serve(2, most=1)
+    assert target.transfer.slow == {2}
+    target.serve(0)
+    target.serve(1)
+    target.expect_state()
+
+
+def test_a_source_a_little_slower_than_the_others_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = few_records_per_chunk(monkeypatch)
+    target.solo.cluster.advance(SECOND // 2)
+    target.serve(0)
+    target.serve(1)
+    target.solo.cluster.advance(SECOND // 2 - 1)
+    assert set(target.transfer.fetching) == {2}
+    target.serve(2)
+    target.expect_state()
+    assert target.requests(0)[-1].number and len(target.requests(2)) == target.served[2]

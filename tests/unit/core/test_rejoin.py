@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from pbft.messages import Signed
+from pbft.messages import Signed, StateChunk
 from pbft.types import View
-from tests.harness.core_cluster import SECOND
+from tests.harness.core_cluster import SECOND, Cluster, lose_disk
 from tests.harness.core_forge import INTERVAL, WINDOW
 from tests.harness.core_solo import Solo
 
@@ -112,3 +112,21 @@ def test_progress_starts_the_time_of_an_open_rejoin_afresh() -> None:
         solo.cluster.advance(SECOND)
         solo.decide(sequence, solo.forge.batch())
     assert not solo.node.core.suspicion.mine
+
+
+def test_a_rejoin_is_not_given_up_while_the_state_is_under_way() -> None:
+    """It may have been executed above what this replica has: that it does not show says nothing,
+    and a new incarnation would have to wait for a later rejoin."""
+    cluster = Cluster(4)
+    cluster.run(INTERVAL + 1)
+    cluster.drop(lambda message: message.to == 2 and isinstance(message.item, StateChunk))
+    lose_disk(cluster, 2)
+    cluster.advance(SECOND)
+    incarnation = cluster[2].core.incarnation
+    cluster.advance(150 * SECOND)
+    assert cluster[2].core.transfer is not None
+    assert cluster[2].core.incarnation == incarnation
+    cluster.drop(None)
+    cluster.advance(30 * SECOND)
+    assert cluster[2].core.rejoining is None
+    assert cluster[2].core.incarnation == incarnation

@@ -32,7 +32,7 @@ def test_a_checkpoint_that_only_the_first_source_holds_is_left_for_what_more_hol
     target.tell_leaves(2)
     assert target.transfer.sources == {0, 2}
     assert set(target.transfer.fetching) == {0, 2}
-    assert target.transfer.stalled == {1}
+    assert target.transfer.slow == {1}
     for peer in (0, 2):
         target.node.receive(peer, answer_to(target, target.requests(peer)[-1]))
     target.expect_state()
