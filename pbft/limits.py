@@ -141,6 +141,8 @@ class LocalLimits:
     pending_bytes_per_client: int = 8 * MIB
     pending_requests: int = 65_536
     pending_bytes: int = 64 * MIB
+    reserved_bytes_per_peer: int = 4 * MIB
+    """Of requests that a peer passes on and that have no other place, beside these."""
     held_reads: int = 8_192
     held_reads_per_client: int = 1_024
     held_read_bytes: int = 16 * MIB

@@ -155,7 +155,7 @@ def _execute_operations(core: Core, sequence: int, message: Request) -> tuple[by
     records = limits.records_per_request - room.records
     core.results_room -= limits.results_bytes_per_request - room.results_bytes
     core.records_room -= records
-    core.pool.note_executed(message.client, records, core.now.monotonic_us, core.timeout_us)
+    core.pool.note_executed(message, records, core.now.monotonic_us, core.timeout_us)
     return tuple(results)
 
 

@@ -3,16 +3,18 @@
 
 Every replica keeps the same pool; the primary proposes from it, a backup times it. Fairness:
 proposals go round-robin over clients; one place per (peer, client) is reserved for a forwarded
-request and served first; clients whose requests take long rest between them (`rests`).
+request and served first, and each peer has some more; clients whose requests take long rest between
+them (`rests`), and what waits is bounded by what is executed (`drain`).
 """
 
 import heapq
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pbft.codec import encode_signed
+from pbft.core.drain import DrainBound
 from pbft.core.rests import Rests
 from pbft.errors import Reason
 from pbft.limits import LocalLimits
@@ -22,6 +24,8 @@ from pbft.types import ClientKey, Micros, ReplicaId
 ITEM_FRAMING_BYTES = 8
 """What an item of a batch costs beside its own bytes: tag and length, rounded up."""
 STALE_TIMERS = 1024
+DISPLACE_US = 1_000
+"""From one request that is displaced to the next."""
 
 RequestKey: TypeAlias = tuple[int, int]
 """(session, number) of one client."""
@@ -59,6 +63,9 @@ class ClientQueue:
     unproposed: OrderedDict[RequestKey, None] = field(default_factory=OrderedDict)
     """Those that stand in no batch of the present view, in the order in which to propose them."""
     size_bytes: int = 0
+    operations: int = 0
+    reserved: Counter[ReplicaId] = field(default_factory=Counter)
+    """How many stand in places reserved for each peer."""
     timed: RequestKey | None = None
 
 
@@ -79,6 +86,13 @@ class RequestPool:
         self.busy_us = 0
         """The time that all requests and reads are reckoned to have taken."""
         self._rests = Rests(limits)
+        self._drain = DrainBound()
+        self._operations = 0
+        self._reserved: Counter[ReplicaId] = Counter()
+        """Operations of requests that each peer passed on and that had no other place, and ..."""
+        self._reserved_bytes: Counter[ReplicaId] = Counter()
+        """... their bytes."""
+        self._displaced_us: Micros | None = None
         self.count = 0
         self.size_bytes = 0
 
@@ -102,30 +116,38 @@ class RequestPool:
         """Takes a request; a Reason if not. The timer of its client starts if none is running.
 
         With `only_reserved` it may have no place but the one reserved for the peer that forwarded
-        it."""
+        it, which is there though all else is full: what a backup times is known to all."""
         message = request.message
         queue = self._clients.get(message.client) or ClientQueue()
         key = (message.session, message.number)
         if key in queue.requests:
             return Reason.DUPLICATE
         encoded = encode_signed(request.signed)
-        reserved = None
-        if self._is_full(len(encoded)):
-            return Reason.QUEUE_FULL
-        if only_reserved or self._is_client_full(queue, len(encoded)):
-            taken = {item.reserved_by for item in queue.requests.values()}
-            if forwarded_by is None or forwarded_by in taken:
+        size, operations = len(encoded), len(message.operations)
+        reserved, is_first = None, False
+        if only_reserved or not self._has_room(queue, size, operations, now_us):
+            if forwarded_by is None:
+                return Reason.QUEUE_FULL
+            is_first = not queue.reserved[forwarded_by]
+            if not is_first and (only_reserved or not self._may_follow(forwarded_by, queue)):
+                return Reason.QUEUE_FULL
+            if self._reserved_bytes[forwarded_by] + size > self._limits.reserved_bytes_per_peer:
                 return Reason.QUEUE_FULL
             reserved = forwarded_by
+            queue.reserved[reserved] += 1
+            self._reserved[reserved] += operations
+            self._reserved_bytes[reserved] += size
         self._clients[message.client] = queue
         pending = PendingRequest(request, encoded, now_us, self.busy_us, reserved_by=reserved)
         queue.requests[key] = pending
         queue.unproposed[key] = None
-        if reserved is not None:
+        if reserved is not None and is_first:
             queue.unproposed.move_to_end(key, last=False)
-        queue.size_bytes += len(encoded)
+        queue.size_bytes += size
+        queue.operations += operations
         self.count += 1
-        self.size_bytes += len(encoded)
+        self.size_bytes += size
+        self._operations += operations
         self._turns[message.client] = None
         if queue.timed is None:
             self._time(message.client, queue, key, timeout_us)
@@ -137,15 +159,18 @@ class RequestPool:
         self.busy_us += records * self._limits.record_us
 
     def note_executed(
-        self, client: ClientKey, records: int, now_us: Micros, timeout_us: Micros
+        self, request: Request, records: int, now_us: Micros, timeout_us: Micros
     ) -> None:
-        """A request of this client was executed, and looked at so many records. If that took long,
-        the client rests."""
+        """A request was executed, and looked at so many records. If that took long, its client
+        rests."""
         self.note_busy(records)
-        if self._rests.note(client, records, now_us):
-            queue = self._clients.get(client)
+        self._drain.note_executed(len(request.operations), now_us, timeout_us)
+        if not self.count:
+            self._drain.note_empty()
+        if self._rests.note(request.client, records, now_us):
+            queue = self._clients.get(request.client)
             if queue is not None and queue.timed is not None:
-                self._time(client, queue, queue.timed, timeout_us)
+                self._time(request.client, queue, queue.timed, timeout_us)
 
     def put_back(self, requests: Iterable[Authenticated[Request]]) -> None:
         """The batch in which these stand had no room for them: they are proposed again, first."""
@@ -169,16 +194,14 @@ class RequestPool:
         next. Returns whether its results are wanted in full."""
         queue = self._clients.get(request.client)
         key = (request.session, request.number)
-        pending = None if queue is None else queue.requests.pop(key, None)
-        if queue is None or pending is None:
+        if queue is None or key not in queue.requests:
             return False
-        queue.unproposed.pop(key, None)
-        queue.size_bytes -= len(pending.encoded)
-        self.count -= 1
-        self.size_bytes -= len(pending.encoded)
+        pending = self._remove(queue, key)
         if not queue.requests:
             del self._clients[request.client]
             self._turns.pop(request.client, None)
+            if not self.count:
+                self._drain.note_empty()
             return pending.wants_results
         if request.client in self._rests:
             self._turns[request.client] = None
@@ -311,22 +334,69 @@ class RequestPool:
         """All pending requests, clients in the order in which they came."""
         return [item for queue in self._clients.values() for item in queue.requests.values()]
 
-    def _is_full(self, size: int) -> bool:
-        limits = self._limits
-        too_many = self.count >= limits.pending_requests
-        return too_many or self.size_bytes + size > limits.pending_bytes
+    def _remove(self, queue: ClientQueue, key: RequestKey) -> PendingRequest:
+        pending = queue.requests.pop(key)
+        queue.unproposed.pop(key, None)
+        size, operations = len(pending.encoded), len(pending.request.message.operations)
+        queue.size_bytes -= size
+        queue.operations -= operations
+        self.count -= 1
+        self.size_bytes -= size
+        self._operations -= operations
+        if pending.reserved_by is not None:
+            queue.reserved[pending.reserved_by] -= 1
+            self._reserved[pending.reserved_by] -= operations
+            self._reserved_bytes[pending.reserved_by] -= size
+        return pending
 
-    def _is_client_full(self, queue: ClientQueue, size: int) -> bool:
-        """A client has at most an equal share, and nothing of the last eighth, so that whoever
-        comes next finds room; or one request, however large."""
+    def _has_room(self, queue: ClientQueue, size: int, operations: int, now_us: Micros) -> bool:
+        """Whether one more request of this client has a place. A client has at most an equal share,
+        and nothing of the last eighth, so that whoever comes next finds room; or one request,
+        however large. If there is no room for that, others have too much."""
+        if queue.requests:
+            return self._fits(queue, size, operations)
+        if self._fits_at_all(size, operations):
+            return True
+        if self._displaced_us is not None and now_us < self._displaced_us + DISPLACE_US:
+            return False
+        self._displaced_us = now_us
+        while not self._fits_at_all(size, operations):
+            if not self._displace():
+                return False
+        return True
+
+    def _fits_at_all(self, size: int, operations: int) -> bool:
         limits = self._limits
-        sharers = len(self._clients) + 1
+        fits = self.count < limits.pending_requests
+        fits &= self.size_bytes + size <= limits.pending_bytes
+        return fits and (not self.count or self._operations + operations <= self._drain.operations)
+
+    def _fits(self, queue: ClientQueue, size: int, operations: int) -> bool:
+        limits, sharers = self._limits, len(self._clients) + 1
         requests_max = min(limits.pending_requests_per_client, limits.pending_requests // sharers)
         bytes_max = min(limits.pending_bytes_per_client, limits.pending_bytes // sharers)
-        too_much = len(queue.requests) >= requests_max or queue.size_bytes + size > bytes_max
-        too_much |= self.count >= limits.pending_requests * 7 // 8
-        too_much |= self.size_bytes + size > limits.pending_bytes * 7 // 8
-        return too_much and bool(queue.requests)
+        fits = len(queue.requests) < requests_max and queue.size_bytes + size <= bytes_max
+        fits &= queue.operations + operations <= self._drain.operations // sharers
+        fits &= self.count < limits.pending_requests * 7 // 8
+        fits &= self.size_bytes + size <= limits.pending_bytes * 7 // 8
+        return fits and self._operations + operations <= self._drain.operations * 7 // 8
+
+    def _displace(self) -> bool:
+        """Makes room for a client that has nothing here: whoever holds most loses its newest
+        request that is neither proposed nor timed. Looking for that takes time, so not often."""
+        largest = max(self._clients.values(), key=lambda queue: queue.size_bytes, default=None)
+        newest = None if largest is None else next(reversed(largest.unproposed), None)
+        if largest is None or newest is None or newest == largest.timed:
+            return False
+        self._remove(largest, newest)
+        return True
+
+    def _may_follow(self, peer: ReplicaId, queue: ClientQueue) -> bool:
+        """Whether a peer may pass on another request of this client: half as much as the pool holds
+        beside, and an equal share of each client. The peer has a timer for what it passes on."""
+        operations_max = self._drain.operations // 2
+        fits = queue.reserved[peer] < operations_max // (len(self._clients) + 1)
+        return fits and self._reserved[peer] < operations_max
 
     def _time(
         self,

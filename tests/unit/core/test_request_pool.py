@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbft.core.requests import STALE_TIMERS, RequestPool
+from pbft.core.requests import DISPLACE_US, STALE_TIMERS, RequestPool
 from pbft.crypto.signing import FAKE, ClientSigner
 from pbft.errors import Reason
 from pbft.limits import LocalLimits
@@ -251,24 +251,108 @@ def test_what_is_settled_makes_room_for_a_client_that_always_has_something_pendi
 )
 def test_the_totals_are_bounded_for_everybody(limits: LocalLimits) -> None:
     pool = RequestPool(limits)
-    reasons = [
-        pool.add(request(1, client, size=30), 0, T_US, forwarded_by)
-        for client, forwarded_by in ((0, None), (1, None), (2, 3))
-    ]
+    reasons = [pool.add(request(1, client, size=30), 0, T_US, None) for client in (0, 1, 2)]
     assert reasons == [None, None, Reason.QUEUE_FULL]
     assert pool.count == 2
+
+
+def full_pool(each: int = 20) -> RequestPool:
+    """Two clients hold all that there is room for, and do not fill it evenly."""
+    pool = RequestPool(LocalLimits(pending_requests=2 * each))
+    for client, size in ((0, 1), (1, 9)):
+        for number in range(1, each + 1):
+            maker = request(number, client, size)
+            pool._limits = LocalLimits()
+            assert pool.add(maker, 0, T_US, None) is None
+    pool._limits = LocalLimits(pending_requests=2 * each)
+    return pool
+
+
+def test_who_has_nothing_pending_displaces_the_newest_request_of_who_holds_most() -> None:
+    """Clients that fill a pool and keep it full would lock everybody else out of it."""
+    pool = full_pool()
+    assert pool.add(request(1, 2), 0, T_US, None) is None
+    assert pool.count == 40
+    assert request(20, 1).message not in pool and request(20, 0).message in pool
+    assert pool.add(request(2, 2), 5, T_US, None) is Reason.QUEUE_FULL, "it has something"
+
+
+def test_displacing_takes_time_so_it_happens_at_most_once_per_millisecond() -> None:
+    pool = full_pool()
+    assert pool.add(request(1, 2), 0, T_US, None) is None
+    pool.settle(request(1, 2).message, T_US)
+    pool.add(request(20, 1, 9), 0, T_US, None)
+    pool._limits = LocalLimits(pending_requests=39)
+    newcomer = request_of_many(3)(1)
+    assert pool.add(newcomer, DISPLACE_US - 1, T_US, None) is Reason.QUEUE_FULL
+    assert pool.add(newcomer, DISPLACE_US, T_US, None) is None
+
+
+def test_what_is_proposed_or_timed_is_not_displaced() -> None:
+    pool = full_pool(each=1)
+    assert pool.add(request(1, 2), 0, T_US, None) is Reason.QUEUE_FULL
+    pool = full_pool()
+    pool.take(40, BIG, BIG)
+    assert pool.add(request(1, 2), 0, T_US, None) is Reason.QUEUE_FULL
+    assert pool.count == 40
 
 
 def test_a_forwarded_request_has_a_reserved_place_and_is_served_first() -> None:
     """One per peer and client: a client that fills the primary's queue does not lock out the
     request that a backup has a timer for."""
     pool = pool_of(request(1), request(2), limits=LocalLimits(pending_requests_per_client=2))
-    assert pool.add(request(3), 0, T_US, 1) is None
-    assert pool.add(request(4), 0, T_US, 1) is Reason.QUEUE_FULL
+    assert pool.add(request(3), 0, T_US, 1, only_reserved=True) is None
+    assert pool.add(request(4), 0, T_US, 1, only_reserved=True) is Reason.QUEUE_FULL
     assert pool.add(request(4), 0, T_US, 2) is None
     assert taken(pool) == [(0, 4), (0, 3), (0, 1), (0, 2)]
     pool.settle(request(3).message, T_US)
-    assert pool.add(request(5), 0, T_US, 1) is None
+    assert pool.add(request(5), 0, T_US, 1, only_reserved=True) is None
+
+
+def test_more_that_a_peer_passes_on_has_a_place_behind_the_clients_own() -> None:
+    """A backup times all that it holds: the primary, whose place for the client is full, takes half
+    as much as it holds beside, from each peer."""
+    pool = pool_of(request(1), request(2), limits=LocalLimits(pending_requests_per_client=2))
+    pool._drain.operations = 12
+    numbers = range(3, 8)
+    reasons = [pool.add(request(number), 0, T_US, 1) for number in numbers]
+    assert reasons == [None] * 3 + [Reason.QUEUE_FULL] * 2, "half of twelve, for two sharers"
+    assert taken(pool) == [(0, 3), (0, 1), (0, 2), (0, 4), (0, 5)]
+    pool.settle(request(4).message, T_US)
+    assert pool.add(request(6), 0, T_US, 1) is None
+
+
+def test_what_peers_pass_on_has_a_place_though_all_else_is_full() -> None:
+    pool = full_pool()
+    for number in (21, 22):
+        assert pool.add(request(number), 0, T_US, 1) is None
+    assert pool.count == 42
+
+
+def test_the_bytes_reserved_for_a_peer_are_bounded() -> None:
+    size = len(pool_of(request(1, size=100)).pending()[0].encoded)
+    limits = LocalLimits(pending_requests_per_client=1, reserved_bytes_per_peer=2 * size)
+    pool = pool_of(*(request(1, client) for client in range(3)), limits=limits)
+    reasons = [pool.add(request(2, client, 100), 0, T_US, 1) for client in range(3)]
+    assert reasons == [None, None, Reason.QUEUE_FULL]
+    assert pool.add(request(2, 2, 100), 0, T_US, 2) is None, "another peer"
+    pool.settle(request(2, 0, 100).message, T_US)
+    assert pool.add(request(3, 2, 100), 0, T_US, 1) is None
+
+
+def test_no_more_waits_than_is_drained_in_time() -> None:
+    """Operations, not requests: one may have a thousand."""
+    pool = pool_of(request(1))
+    pool._drain.operations = 16
+    assert pool.add(request(2), 0, T_US, None) is None
+    for number in range(3, 12):
+        pool.add(request(number), 0, T_US, None)
+    assert pool.count == 8, "half of it for the only client"
+    for number in range(1, 12):
+        pool.add(request(number, 1), 0, T_US, None)
+        pool.add(request(number, 2), 0, T_US, None)
+    assert pool.count == 14, "seven eighths for those that have something"
+    assert pool.add(request_of_many(3)(1), 0, T_US, None) is None
 
 
 def test_everything_pending_is_listed_for_a_new_primary() -> None:

@@ -43,7 +43,7 @@ def taken(pool: RequestPool) -> list[tuple[int, int]]:
 
 def execute(pool: RequestPool, item: Authenticated[Request], records: int, now_us: int) -> None:
     """What a replica notes of a request that it executes."""
-    pool.note_executed(item.message.client, records, now_us, T_US)
+    pool.note_executed(item.message, records, now_us, T_US)
     pool.settle(item.message, T_US)
 
 
