@@ -57,7 +57,8 @@ def on_state_request(core: Core, sender: ReplicaId, request: StateRequest) -> No
         _note_haste(core, sender)
         core.leaves_pace.count(sender, now_us, core.settings.limits.leaves_interval_us)
         release(core, sender)
-        if core.diverged or core.state.durable_sequence < max(request.at_least, 1):
+        installing = core.transfer is not None and core.transfer.installing
+        if core.diverged or installing or core.state.durable_sequence < max(request.at_least, 1):
             core.reject("state_request", Reason.SEQUENCE_HIGH, sender)
             return
         _pin(core, sender)

@@ -121,6 +121,15 @@ StagedItem: TypeAlias = tuple[int, bytes, bytes]
 """(bucket, encoded key, value) of a record that a transfer received."""
 
 
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What an installation changes beside the records."""
+
+    leaves: Mapping[int, Leaf]
+    """The new leaves of the buckets that change."""
+    checkpoint: DurableCheckpoint
+
+
 class StageStore(Protocol):
     """Received records that are not installed yet. Methods raise StorageFailed if the disk
     refuses; a crash empties it."""
@@ -133,12 +142,24 @@ class StageStore(Protocol):
         """Whether a record with this encoded key is there."""
         ...
 
-    def items(self, bucket: int) -> Iterator[tuple[bytes, bytes]]:
-        """(encoded key, value) of a bucket's records, in any order. Raises StorageCorrupt."""
-        ...
-
     def drop(self, bucket: int) -> None:
         """Forgets a bucket's records. They may be removed later, as others are added."""
+        ...
+
+    def seal(
+        self, buckets: Sequence[int], removed: Iterable[bytes], change: "Installation"
+    ) -> None:
+        """Makes the records of these buckets durable, and with them the encoded keys of those that
+        are to be removed, and the rest of the change: from now on it can be repeated after a crash.
+        Blocks; any thread."""
+        ...
+
+    def changes(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """(encoded key, value) of what was sealed; no value: it is to be removed."""
+        ...
+
+    def installation(self) -> "Installation":
+        """What was sealed beside the records."""
         ...
 
     def close(self) -> None:
@@ -163,8 +184,14 @@ class StateBase(Protocol):
         StorageFailed, and from then on only that."""
         ...
 
+    def install(self, stage: StageStore) -> None:
+        """Makes what was sealed in the stage durable, in one step with respect to crashes: one that
+        was begun is ended at the next start. Meanwhile no view must be opened. Blocks, and raises,
+        as `apply` does."""
+        ...
+
     def refresh(self) -> None:
-        """Lets `view` show what `apply` has done."""
+        """Lets `view` show what `apply` or `install` has done."""
         ...
 
     def open_stage(self) -> StageStore:

@@ -17,6 +17,7 @@ import lmdb
 
 from pbft.errors import ConfigurationError
 from pbft.storage.api import StorageCorrupt
+from pbft.storage.environment import sync_directory
 from pbft.storage.lmdb_base import MAP_BYTES, LmdbBase
 from pbft.storage.vote_log import LmdbVoteLog
 from pbft.types import Digest, ReplicaId
@@ -63,7 +64,7 @@ def create(path: Path, cluster_id: Digest, replica: ReplicaId) -> None:
         # The identity comes last: a directory without it was not finished and is refused.
         _write_identity(path, cluster_id, replica)
         for directory in (path / LOG, path / STATE, path, path.parent):
-            _sync_directory(directory)
+            sync_directory(directory)
     except (OSError, lmdb.Error) as error:
         raise ConfigurationError(f"{path} cannot be made a data directory: {error}") from error
 
@@ -86,6 +87,8 @@ def open(
             log = LmdbVoteLog(path / LOG)
             opened.callback(log.close)
             base = LmdbBase(path / STATE, map_bytes=state_map_bytes)
+            opened.callback(base.close)
+            base.end_installation()
         except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
             raise StorageCorrupt(f"{path} holds a damaged file: {error}") from error
         except lmdb.Error as error:
@@ -101,14 +104,6 @@ def _write_identity(path: Path, cluster_id: Digest, replica: ReplicaId) -> None:
         file.write(json.dumps(identity) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_identity(path: Path) -> dict[str, Any]:

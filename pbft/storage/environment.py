@@ -52,3 +52,12 @@ def _check_length(environment: "lmdb.Environment", file: Path, *, writable: bool
     if writable:
         # Whatever is read there is zeros now, which no record and no page of LMDB can be.
         os.truncate(file, expected)
+
+
+def sync_directory(path: Path) -> None:
+    """Makes durable which files a directory has. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

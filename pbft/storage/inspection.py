@@ -24,7 +24,7 @@ from pbft.storage.checksum import checked
 from pbft.storage.directory import FORMAT_VERSION, LOG, STATE, read_identity
 from pbft.storage.environment import DATA_FILE, open_environment
 from pbft.storage.leaf_records import EMPTY_LEAF, decode_leaf
-from pbft.storage.lmdb_base import MAP_BYTES
+from pbft.storage.lmdb_base import INSTALLING, MAP_BYTES
 from pbft.storage.ordered import decode_key
 from pbft.types import Digest, SequenceNumber, View
 
@@ -65,6 +65,9 @@ class Inspection:
     durable_checkpoint: SequenceNumber = 0
     """What the state on disk is the state of."""
     state_digest: str = ""
+    installing: bool = False
+    """A transferred state is being installed, or that was interrupted: the replica ends it at its
+    next start, and until then the records are of no checkpoint."""
     rejoin_incarnation: int | None = None
     rejoin_done: bool | None = None
     accepted: Slots = field(default_factory=Slots)
@@ -173,6 +176,9 @@ def _read_state(found: Inspection, environment: "lmdb.Environment") -> None:
         checkpoint = INITIAL_CHECKPOINT
         with _noting(found, "the durable checkpoint"):
             for key, stored in transaction.cursor(tables[b"checkpoint"]):
+                if key == INSTALLING:
+                    found.installing = True
+                    continue
                 checkpoint = records.decode_checkpoint(checked(key, stored))
                 found.durable_checkpoint = checkpoint.sequence
                 found.state_digest = checkpoint.digest.hex()
@@ -182,6 +188,8 @@ def _read_state(found: Inspection, environment: "lmdb.Environment") -> None:
             with _noting(found, f"the leaf {index}"):
                 leaves[index] = decode_leaf(checked(key, stored))
         size, total = _read_records(found, transaction.cursor(tables[b"records"]))
+    if found.installing:
+        return
     with _noting(found, "the state"):
         _check_records(found.state_records, size, total, leaves)
     with _noting(found, "the state"):

@@ -6,7 +6,7 @@ holds back only the reuse of the pages that were replaced since.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from pbft.storage.api import (
     INITIAL_CHECKPOINT,
     RUN_CHANGES,
     BaseChange,
+    DurableCheckpoint,
+    StageStore,
     StorageCorrupt,
     StorageFailed,
 )
@@ -32,7 +34,13 @@ MAP_BYTES = 1 << 40
 read transactions, so it is made larger than any state to come; where address space is rationed,
 pass less."""
 READERS_MAX = 512
+PAGE_BYTES = 4096
+"""At least so much of a tree changes with a record."""
 _CHECKPOINT = b"checkpoint"
+INSTALLING = b"installing"
+"""In the table of the checkpoint while an installation is under way, or was interrupted."""
+PORTION_BYTES = 16 << 20
+"""Installed in one transaction: LMDB holds in memory what one changes, however much that is."""
 _STAGE = "stage"
 
 
@@ -52,7 +60,6 @@ class LmdbBase:
             self._leaves = self._environment.open_db(b"leaves", create=create)
             self._checkpoint = self._environment.open_db(_CHECKPOINT, create=create)
             self._view = self.open_view()
-            remove_stage(self._stage_path)
         except BaseException:
             self._environment.close()
             raise
@@ -92,12 +99,70 @@ class LmdbBase:
                             cursor.delete()
                     if change.pause_seconds:
                         time.sleep(change.pause_seconds)
-        for bucket, leaf in change.leaves.items():
+        self._write_end(transaction, change.leaves, change.checkpoint)
+
+    def _write_end(
+        self,
+        transaction: "lmdb.Transaction[bytes]",
+        leaves: Mapping[int, Leaf],
+        at: DurableCheckpoint,
+    ) -> None:
+        for bucket, leaf in leaves.items():
             key = leaf_key(bucket)
             transaction.put(key, protect(key, encode_leaf(leaf)), db=self._leaves)
-        at = change.checkpoint
         value = encode_checkpoint(at.sequence, at.digest, at.certificate)
         transaction.put(_CHECKPOINT, protect(_CHECKPOINT, value), db=self._checkpoint)
+
+    def install(self, stage: StageStore) -> None:
+        """See StateBase.install. From the mark on it can only be ended, now or at the next
+        start."""
+        if self._failure is not None:
+            raise StorageFailed(self._failure)
+        try:
+            self._environment.reader_check()
+            with self._environment.begin(write=True) as transaction:
+                transaction.put(INSTALLING, protect(INSTALLING, b""), db=self._checkpoint)
+            self._install_marked(stage)
+        except (lmdb.Error, StorageCorrupt) as error:
+            self._failure = f"the state could not be installed: {error}"
+            raise StorageFailed(self._failure) from error
+
+    def end_installation(self) -> None:
+        """To be called once at the start: ends an installation that was interrupted, and removes
+        what else was received. Raises StorageCorrupt if what was received is damaged, lmdb.Error
+        and OSError."""
+        with self._environment.begin() as transaction:
+            is_marked = transaction.get(INSTALLING, db=self._checkpoint) is not None
+        if not is_marked:
+            remove_stage(self._stage_path)
+            return
+        try:
+            stage = LmdbStageStore(self._stage_path, sealed=True)
+            self._install_marked(stage)
+        except (StorageFailed, StorageCorrupt) as error:
+            raise StorageCorrupt(
+                f"a state was half installed, and the rest of it cannot be read: {error}"
+            ) from error
+        stage.close()
+        self.refresh()
+
+    def _install_marked(self, stage: StageStore) -> None:
+        """Transactions of bounded size, each of which can be repeated; the last one ends it."""
+        changes = stage.changes()
+        while portion := _portion(changes):
+            with (
+                self._environment.begin(write=True) as transaction,
+                transaction.cursor(self._records) as cursor,
+            ):
+                for name, value in portion:
+                    if value is not None:
+                        cursor.put(name, protect(name, value))
+                    elif cursor.set_key(name):
+                        cursor.delete()
+        change = stage.installation()
+        with self._environment.begin(write=True) as transaction:
+            self._write_end(transaction, change.leaves, change.checkpoint)
+            transaction.delete(INSTALLING, db=self._checkpoint)
 
     def refresh(self) -> None:
         """See StateBase.refresh."""
@@ -112,6 +177,18 @@ class LmdbBase:
         """See StateBase.close."""
         self._view.close()
         self._environment.close()
+
+
+def _portion(changes: Iterator[tuple[bytes, bytes | None]]) -> list[tuple[bytes, bytes | None]]:
+    """The next changes, of which one transaction is made."""
+    portion: list[tuple[bytes, bytes | None]] = []
+    size_bytes = 0
+    for name, value in changes:
+        portion.append((name, value))
+        size_bytes += PAGE_BYTES + (0 if value is None else len(value))
+        if size_bytes >= PORTION_BYTES:
+            break
+    return portion
 
 
 class LmdbView(OrderedView):

@@ -18,7 +18,7 @@ from pbft.core.effects import (
     ViewChangeRecord,
 )
 from pbft.messages import Leaf
-from pbft.storage.api import INITIAL_CHECKPOINT, BaseChange, DurableCheckpoint
+from pbft.storage.api import INITIAL_CHECKPOINT, BaseChange, DurableCheckpoint, StageStore
 from pbft.storage.checksum import protect
 from pbft.storage.leaf_records import EMPTY_LEAF, leaf_index, leaf_key
 from pbft.storage.ordered import OrderedView, encode_key
@@ -150,6 +150,17 @@ class MemoryBase:
                     items[encoded] = protect(encoded, value)
         leaves = {**self._image.leaves, **change.leaves}
         self._image = Image(items, leaves, change.checkpoint)
+
+    def install(self, stage: StageStore) -> None:
+        """See StateBase.install."""
+        items = self._image.items.copy()
+        for name, value in stage.changes():
+            if value is None:
+                items.pop(name, None)
+            else:
+                items[name] = protect(name, value)
+        change = stage.installation()
+        self._image = Image(items, {**self._image.leaves, **change.leaves}, change.checkpoint)
 
     def copy(self) -> Self:
         """What is durable now, as a base of its own: a backup."""

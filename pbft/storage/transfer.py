@@ -7,10 +7,9 @@ from pbft.crypto.lthash import add, bucket_of, record_hash, sum_to_bytes
 from pbft.limits import CHUNK_SCAN_BYTES, CHUNK_SCAN_RECORDS, TRANSFER_CHUNK_BYTES
 from pbft.messages import Leaf, StateChunk, StateRecord
 from pbft.storage.api import (
-    BaseChange,
     BaseView,
-    Change,
     DurableCheckpoint,
+    Installation,
     StagedItem,
     StageStore,
     StateBase,
@@ -154,11 +153,6 @@ class Stage:
             self.store.drop(index)
         self._buckets[index] = _StagedBucket()
 
-    def records(self, index: int) -> Iterator[Change]:
-        """The records of a wanted bucket. Raises StorageCorrupt."""
-        for name, value in self.store.items(index):
-            yield (*decode_key(name), value)
-
 
 class InstallPlan:
     """Replaces the buckets in which the durable state differs from a verified stage."""
@@ -170,38 +164,28 @@ class InstallPlan:
         self._salt = salt
 
     def run(self) -> None:
-        """One durable transaction, after which nothing is staged; blocks, in a worker thread.
-        Raises StorageFailed or StorageCorrupt."""
-        effect = self.effect
+        """Durable in one step with respect to crashes; then nothing is staged. Blocks, in a worker
+        thread. Raises StorageFailed or StorageCorrupt."""
+        effect, store = self.effect, self.stage.store
         view = self._base.open_view()
         try:
             # More than the wanted ones if a stored leaf is wrong, and the records are not.
             stored = view.leaves(len(self.stage.leaves))
             changed = {i: leaf for i, leaf in enumerate(self.stage.leaves) if leaf != stored[i]}
-            self._base.apply(
-                BaseChange(
-                    batches=self._batches(view),
-                    leaves=changed,
-                    checkpoint=DurableCheckpoint(
-                        effect.sequence, effect.digest, effect.certificate
-                    ),
-                )
-            )
+            checkpoint = DurableCheckpoint(effect.sequence, effect.digest, effect.certificate)
+            wanted = sorted(self.stage.wanted)
+            store.seal(wanted, self._removals(view), Installation(changed, checkpoint))
         finally:
             view.close()
-        self.stage.store.close()
+        self._base.install(store)
+        store.close()
 
-    def _batches(self, view: BaseView) -> Iterator[Iterator[Change]]:
-        yield self._removals(view)
-        for index in sorted(self.stage.wanted):
-            yield self.stage.records(index)
-
-    def _removals(self, view: BaseView) -> Iterator[Change]:
+    def _removals(self, view: BaseView) -> Iterator[bytes]:
         """The records of the replaced buckets that the stage does not have. By their keys alone:
         a value that fails its checksum may be replaced, and one that stays is not looked at."""
         stage = self.stage
         for position, _ in view.walk(b""):
-            domain, key, version = decode_key(position)
+            domain, key, _ = decode_key(position)
             index = bucket_of(domain, key, self._salt, len(stage.leaves))
             if index in stage.wanted and not stage.store.has(index, position):
-                yield domain, key, version, None
+                yield position

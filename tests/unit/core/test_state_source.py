@@ -1,5 +1,6 @@
 """The source side of a state transfer (protocol.md section 9)."""
 
+from pbft.core.state import Transfer
 from pbft.core.state_source import HASTE_US
 from pbft.errors import Reason
 from pbft.limits import CHUNK_COST_BYTES, KIB, TRANSFER_FLOOR_RATE, LocalLimits
@@ -42,6 +43,15 @@ def test_a_source_that_has_nothing_that_new_says_nothing() -> None:
     solo.node.receive(3, StateRequest(INTERVAL, INTERVAL, b"\1"))
     assert solo.rejected(Reason.SEQUENCE_LOW) == 1
     assert not solo.node.sent(StateLeaves, StateChunk)
+
+
+def test_who_installs_a_state_pins_nothing() -> None:
+    """What is on disk is of no checkpoint meanwhile."""
+    solo = source()
+    solo.node.core.transfer = Transfer(installing=True)
+    solo.node.receive(2, StateRequest(INTERVAL, 0))
+    assert not solo.node.sent(StateLeaves) and not solo.node.core.snapshots
+    assert solo.rejected(Reason.SEQUENCE_HIGH) == 1
 
 
 def test_a_source_pins_one_snapshot_per_peer_and_for_a_while() -> None:

@@ -24,7 +24,15 @@ from pbft.crypto.lthash import (
     sum_to_bytes,
 )
 from pbft.messages import Kind, Leaf, PreparedProof, Signed, StateRecord
-from pbft.storage.api import BaseView, Change, StateBase, VoteLog
+from pbft.storage.api import (
+    INITIAL_CHECKPOINT,
+    BaseView,
+    Change,
+    Installation,
+    StageStore,
+    StateBase,
+    VoteLog,
+)
 from pbft.storage.checksum import protect
 from pbft.storage.lmdb_base import LmdbBase
 from pbft.storage.memory import MemoryBase, MemoryLog
@@ -117,7 +125,15 @@ class Disk:
         """The durable state as a starting replica finds it."""
         if self.directory is None:
             return self.memory_base
-        return LmdbBase(self.directory / "state", map_bytes=MAP_BYTES)
+        base = LmdbBase(self.directory / "state", map_bytes=MAP_BYTES)
+        base.end_installation()
+        return base
+
+
+def items_of(store: StageStore, bucket: int) -> list[tuple[bytes, bytes | None]]:
+    """What would be installed of a bucket."""
+    store.seal([bucket], [], Installation({}, INITIAL_CHECKPOINT))
+    return list(store.changes())
 
 
 def stored_records(view: BaseView) -> list[StateRecord]:

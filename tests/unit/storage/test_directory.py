@@ -13,7 +13,9 @@ from pbft.core.effects import Persist
 from pbft.errors import ConfigurationError
 from pbft.storage import directory
 from pbft.storage.api import StorageCorrupt
+from pbft.storage.checksum import protect
 from pbft.storage.inspection import inspect
+from pbft.storage.lmdb_base import INSTALLING
 from tests.unit.storage.builders import MAP_BYTES, accepted, digest_of, merge, new_state
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -193,3 +195,14 @@ def test_a_file_that_is_no_longer_a_database_is_corruption(path: Path) -> None:
         opened(path)
     with pytest.raises(lmdb.Error):
         lmdb.open(str(path / "log"), create=False)
+
+
+def test_what_was_half_installed_is_not_used(path: Path) -> None:
+    """Here what was to be installed is gone, too."""
+    with lmdb.open(str(path / "state"), max_dbs=3) as environment:
+        checkpoint = environment.open_db(b"checkpoint")
+        with environment.begin(write=True) as transaction:
+            transaction.put(INSTALLING, protect(INSTALLING, b""), db=checkpoint)
+    for _ in range(2):
+        with pytest.raises(StorageCorrupt, match="half installed"):
+            opened(path)

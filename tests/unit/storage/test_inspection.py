@@ -14,6 +14,7 @@ from pbft.storage.api import StorageCorrupt
 from pbft.storage.checksum import protect
 from pbft.storage.environment import UNWRITTEN_PAGES_MAX, open_environment
 from pbft.storage.inspection import Slots, inspect
+from pbft.storage.lmdb_base import INSTALLING
 from pbft.storage.ordered import encode_key
 from tests.unit.storage.builders import (
     accepted,
@@ -161,6 +162,19 @@ def test_leaves_of_another_checkpoint_are_told(data: Path) -> None:
     assert inspect(data).corruption == [
         "the state: the leaves do not hash to the digest of the durable checkpoint"
     ]
+
+
+def test_an_installation_that_was_interrupted_is_told_and_is_no_damage(data: Path) -> None:
+    assert not inspect(data).installing
+    with lmdb.open(str(data / "state"), map_size=1 << 26, max_dbs=3) as environment:
+        checkpoint, records = (environment.open_db(name) for name in (b"checkpoint", b"records"))
+        with environment.begin(write=True) as transaction:
+            transaction.put(INSTALLING, protect(INSTALLING, b""), db=checkpoint)
+            cursor = transaction.cursor(records)
+            assert cursor.first() and cursor.delete()
+    found = inspect(data)
+    assert found.installing and found.corruption == []
+    assert found.durable_checkpoint == 64
 
 
 def test_damage_is_told_a_bounded_number_of_times(

@@ -2,8 +2,11 @@
 
 import os
 import resource
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -11,10 +14,11 @@ import pytest
 from pbft.core.effects import Install
 from pbft.crypto.lthash import bucket_of
 from pbft.messages import StateRecord
-from pbft.storage import stage_store
+from pbft.storage import lmdb_base, stage_store
 from pbft.storage.api import StageStore, StorageCorrupt, StorageFailed
 from pbft.storage.bitmap import from_bitmap
 from pbft.storage.lmdb_base import LmdbBase
+from pbft.storage.memory import MemoryBase, MemoryLog
 from pbft.storage.ordered import encode_key
 from pbft.storage.stage_store import LmdbStageStore, MemoryStageStore
 from pbft.storage.state import LayeredState
@@ -25,6 +29,7 @@ from tests.unit.storage.builders import (
     Disk,
     certificate,
     install,
+    items_of,
     merge,
     new_state,
 )
@@ -57,12 +62,12 @@ def bucket(record: StateRecord) -> int:
 def test_a_store_keeps_buckets_apart(store: StageStore) -> None:
     long_name = b"n" * 511
     assert store.add([(0, b"a", b"1"), (1, b"a", b"2"), (1, long_name, b""), (256, b"a", b"3")])
-    assert sorted(store.items(1)) == [(b"a", b"2"), (long_name, b"")]
-    assert list(store.items(2)) == []
+    assert sorted(items_of(store, 1)) == [(b"a", b"2"), (long_name, b"")]
+    assert items_of(store, 2) == []
     store.drop(1)
     assert not store.has(1, b"a")
     assert store.has(0, b"a")
-    assert list(store.items(256)) == [(b"a", b"3")]
+    assert items_of(store, 256) == [(b"a", b"3")]
     store.close()
 
 
@@ -80,11 +85,11 @@ def test_a_dropped_bucket_is_empty_at_once_and_takes_the_same_records_again(
 ) -> None:
     assert store.add([(0, b"a", b"1"), (0, b"b", b"2"), (1, b"a", b"3")])
     store.drop(0)
-    assert list(store.items(0)) == []
+    assert items_of(store, 0) == []
     assert store.add([(0, b"a", b"4")])
     store.drop(7)
-    assert list(store.items(0)) == [(b"a", b"4")]
-    assert list(store.items(1)) == [(b"a", b"3")]
+    assert items_of(store, 0) == [(b"a", b"4")]
+    assert items_of(store, 1) == [(b"a", b"3")]
     assert not store.add([(0, b"a", b"4")])
     assert not store.has(0, b"b")
     store.close()
@@ -147,7 +152,7 @@ def test_a_damaged_record_is_not_installed(tmp_path: Path) -> None:
         transaction.put(cursor.key(), cursor.value()[:-1] + b"?")
     # What is on disk besides is as good as before: nobody is told to throw that away.
     with pytest.raises(StorageFailed, match="checksum"):
-        list(store.items(0))
+        items_of(store, 0)
     store.close()
 
 
@@ -187,38 +192,104 @@ def test_a_stage_leaves_no_files(tmp_path: Path) -> None:
     target._base.close()
 
 
-def test_a_crash_in_a_transfer_or_an_installation_leaves_the_old_state(tmp_path: Path) -> None:
-    """T7. Nothing of the stage survives, and the state is the old one or the new one."""
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portions: int) -> LayeredState:
+    """A source whose state was being installed in the directory when the power went: after so many
+    transactions with its records, or (-1) before the first."""
     disk = Disk.make(tmp_path)
     target, source = new_state(disk.open_base()), source_with(200)
     target.domain(1).put(b"old", 0, b"")
     merge(target, 1)
-    old = target.digest
     assert target.stage(source.pin().leaves(), source.durable_digest) is not None
     assert target.stage_records(records_of(source), b"\xff\xff")
     plan = target.begin_install(Install(64, source.durable_digest, certificate(64)))
-    real = plan._batches
+    left = iter(range(portions))
 
-    def torn(view: object) -> object:
-        yield from list(real(view))[:3]  # type: ignore[arg-type]
-        raise lmdb.DiskError("the power is gone")
+    def portion(changes: Iterator[tuple[bytes, bytes | None]]) -> list[Any]:
+        if next(left, None) is None:
+            raise lmdb.DiskError("the power is gone")
+        return list(islice(changes, 50))
 
-    plan._batches = torn  # type: ignore[method-assign,assignment]
-    with pytest.raises(StorageFailed):
-        plan.run()
+    with monkeypatch.context() as patched:
+        patched.setattr(lmdb_base, "_portion", portion)
+        if portions < 0:
+            patched.setattr(LmdbStageStore, "changes", portion)
+        with pytest.raises(StorageFailed):
+            plan.run()
     assert (tmp_path / "state" / "stage").exists()
     base = target._base
     assert isinstance(base, LmdbBase)
     base._view.close()
     base._environment.close()
-    again = new_state(disk.open_base())
-    assert (again.digest, again.durable_sequence) == (old, 1)
+    store = plan.stage.store
+    assert isinstance(store, LmdbStageStore)
+    store._environment.close()
+    return source
+
+
+def test_a_crash_before_an_installation_leaves_the_old_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T7. Nothing of the stage survives."""
+    source = interrupted(tmp_path, monkeypatch, -1)
+    again = new_state(Disk(tmp_path, MemoryLog(), MemoryBase()).open_base())
+    assert again.durable_sequence == 1
+    assert list(again.domain(1).scan(b"", None)) == [(b"old", 0, b"")]
     assert not (tmp_path / "state" / "stage").exists()
     assert again.stage(source.pin().leaves(), source.durable_digest) is not None
     assert again.stage_records(records_of(source), b"\xff\xff")
     install(again, 64, source.durable_digest)
     assert again.digest == source.digest
     again._base.close()
+
+
+@pytest.mark.parametrize("portions", range(5))
+def test_an_installation_that_was_interrupted_is_ended_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portions: int
+) -> None:
+    """T7. It is written in many transactions: whichever was the last, the state is the new one."""
+    source = interrupted(tmp_path, monkeypatch, portions)
+    disk = Disk(tmp_path, MemoryLog(), MemoryBase())
+    for _ in range(2):
+        again = new_state(disk.open_base())
+        assert (again.digest, again.durable_sequence) == (source.digest, 64)
+        assert records_of(again) == records_of(source)
+        assert again.pin().certificate == certificate(64)
+        assert not (tmp_path / "state" / "stage").exists()
+        again.close()
+        again._base.close()
+
+
+@pytest.mark.parametrize("portions", [0, 3])
+def test_an_installation_that_cannot_be_ended_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portions: int
+) -> None:
+    """What is there is half one state and half another."""
+    interrupted(tmp_path, monkeypatch, portions)
+    stage = lmdb.open(str(tmp_path / "state" / "stage"))
+    with stage.begin(write=True) as transaction:
+        cursor = transaction.cursor()
+        assert cursor.first()
+        transaction.put(cursor.key(), cursor.value()[:-1] + b"?")
+    stage.close()
+    for _ in range(2):
+        with pytest.raises(StorageCorrupt, match="half installed"):
+            Disk(tmp_path, MemoryLog(), MemoryBase()).open_base()
+
+
+def test_an_installation_is_written_in_transactions_of_bounded_size() -> None:
+    """LMDB holds in memory what one changes."""
+    sizes = [1, 100, 5_000_000, 8_000_000, 7_000_000, 1_000, 20_000_000, 3]
+    changes = iter([(b"%d" % size, bytes(size)) for size in sizes])
+    portions = []
+    while portion := lmdb_base._portion(changes):
+        portions.append([len(value or b"") for _, value in portion])
+    assert portions == [[1, 100, 5_000_000, 8_000_000, 7_000_000], [1_000, 20_000_000], [3]]
+    removals = [(b"%d" % number, None) for number in range(10_000)]
+    counts = []
+    changes = iter(removals)
+    while portion := lmdb_base._portion(changes):
+        counts.append(len(portion))
+    assert counts == [4096, 4096, 1808]
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
