@@ -394,6 +394,17 @@ def on_committed(core: Core, committed: VerifiedCommitted, sender: ReplicaId) ->
     core.dirty.add(slot.sequence)
 
 
+def requeue(core: Core) -> None:
+    """After a state was installed, which tells nobody what its batches left for later ones: only
+    what stands in a batch above it counts as proposed."""
+    core.pool.propose_again()
+    for slot in core.log:
+        if slot.sequence > core.executed and slot.pre_prepare is not None:
+            batch = slot.bodies.get(slot.pre_prepare.message.digest)
+            for request in () if batch is None else batch.requests:
+                core.pool.mark_proposed(request.message)
+
+
 # Proposing.
 
 
@@ -427,6 +438,8 @@ def advance_proposals(core: Core) -> bool:
         if fresh:
             propose(core, tuple(fresh))
             progressed = True
+    if not core.pool.has_unproposed():
+        core.pool.note_all_proposed()
     while can_propose(core) and amnesia.is_open(core):
         # Nothing else comes, and somebody waits for s + L.
         propose(core, ())

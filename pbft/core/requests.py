@@ -11,10 +11,11 @@ import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeAlias
 
 from pbft.codec import encode_signed
-from pbft.core.drain import DrainBound
+from pbft.core.drain import WORK_AT_FIRST, DrainBound, work_of
 from pbft.core.rests import Rests
 from pbft.errors import Reason
 from pbft.limits import LocalLimits
@@ -24,8 +25,10 @@ from pbft.types import ClientKey, Micros, ReplicaId
 ITEM_FRAMING_BYTES = 8
 """What an item of a batch costs beside its own bytes: tag and length, rounded up."""
 STALE_TIMERS = 1024
-DISPLACE_US = 1_000
-"""From one request that is displaced to the next."""
+DISPLACE_US = 20_000
+"""From one client that displaces others' requests to the next ..."""
+DISPLACED_MAX = 64
+"""... and so many at most."""
 
 RequestKey: TypeAlias = tuple[int, int]
 """(session, number) of one client."""
@@ -63,7 +66,7 @@ class ClientQueue:
     unproposed: OrderedDict[RequestKey, None] = field(default_factory=OrderedDict)
     """Those that stand in no batch of the present view, in the order in which to propose them."""
     size_bytes: int = 0
-    operations: int = 0
+    work: int = 0
     reserved: Counter[ReplicaId] = field(default_factory=Counter)
     """How many stand in places reserved for each peer."""
     timed: RequestKey | None = None
@@ -87,9 +90,9 @@ class RequestPool:
         """The time that all requests and reads are reckoned to have taken."""
         self._rests = Rests(limits)
         self._drain = DrainBound()
-        self._operations = 0
+        self._work = 0
         self._reserved: Counter[ReplicaId] = Counter()
-        """Operations of requests that each peer passed on and that had no other place, and ..."""
+        """Work of requests that each peer passed on and that had no other place, and ..."""
         self._reserved_bytes: Counter[ReplicaId] = Counter()
         """... their bytes."""
         self._displaced_us: Micros | None = None
@@ -123,19 +126,19 @@ class RequestPool:
         if key in queue.requests:
             return Reason.DUPLICATE
         encoded = encode_signed(request.signed)
-        size, operations = len(encoded), len(message.operations)
+        size, work = len(encoded), work_of(message)
         reserved, is_first = None, False
-        if only_reserved or not self._has_room(queue, size, operations, now_us):
+        if only_reserved or not self._has_room(queue, size, work, now_us):
             if forwarded_by is None:
                 return Reason.QUEUE_FULL
             is_first = not queue.reserved[forwarded_by]
             if not is_first and (only_reserved or not self._may_follow(forwarded_by, queue)):
                 return Reason.QUEUE_FULL
-            if self._reserved_bytes[forwarded_by] + size > self._limits.reserved_bytes_per_peer:
+            if not self._has_reserved(forwarded_by, size):
                 return Reason.QUEUE_FULL
             reserved = forwarded_by
             queue.reserved[reserved] += 1
-            self._reserved[reserved] += operations
+            self._reserved[reserved] += work
             self._reserved_bytes[reserved] += size
         self._clients[message.client] = queue
         pending = PendingRequest(request, encoded, now_us, self.busy_us, reserved_by=reserved)
@@ -144,10 +147,10 @@ class RequestPool:
         if reserved is not None and is_first:
             queue.unproposed.move_to_end(key, last=False)
         queue.size_bytes += size
-        queue.operations += operations
+        queue.work += work
         self.count += 1
         self.size_bytes += size
-        self._operations += operations
+        self._work += work
         self._turns[message.client] = None
         if queue.timed is None:
             self._time(message.client, queue, key, timeout_us)
@@ -164,9 +167,7 @@ class RequestPool:
         """A request was executed, and looked at so many records. If that took long, its client
         rests."""
         self.note_busy(records)
-        self._drain.note_executed(len(request.operations), now_us, timeout_us)
-        if not self.count:
-            self._drain.note_empty()
+        self._drain.note_executed(work_of(request), now_us, timeout_us)
         if self._rests.note(request.client, records, now_us):
             queue = self._clients.get(request.client)
             if queue is not None and queue.timed is not None:
@@ -200,15 +201,22 @@ class RequestPool:
         if not queue.requests:
             del self._clients[request.client]
             self._turns.pop(request.client, None)
-            if not self.count:
-                self._drain.note_empty()
             return pending.wants_results
-        if request.client in self._rests:
-            self._turns[request.client] = None
+        self._turns[request.client] = None
         if queue.timed == key:
             following = next(iter(queue.requests))
             self._time(request.client, queue, following, timeout_us)
         return pending.wants_results
+
+    def note_all_proposed(self) -> None:
+        """Nothing waits that could be proposed: either all is, or it rests, or there is nothing."""
+        self._drain.note_empty()
+
+    def propose_again(self) -> None:
+        """Nothing counts as proposed any more."""
+        for client, queue in self._clients.items():
+            self._turns[client] = None
+            queue.unproposed = OrderedDict.fromkeys(queue.requests)
 
     def mark_proposed(self, request: Request) -> None:
         """It stands in a batch of the present view: the primary does not propose it again."""
@@ -219,9 +227,7 @@ class RequestPool:
     def enter_view(self, now_us: Micros, timeout_us: Micros) -> None:
         """Nothing is proposed yet in the new view, and every deadline starts afresh."""
         self.rearm(now_us, timeout_us)
-        for client, queue in self._clients.items():
-            self._turns[client] = None
-            queue.unproposed = OrderedDict.fromkeys(queue.requests)
+        self.propose_again()
 
     def rearm(self, now_us: Micros, timeout_us: Micros) -> None:
         """All running deadlines start afresh."""
@@ -337,64 +343,85 @@ class RequestPool:
     def _remove(self, queue: ClientQueue, key: RequestKey) -> PendingRequest:
         pending = queue.requests.pop(key)
         queue.unproposed.pop(key, None)
-        size, operations = len(pending.encoded), len(pending.request.message.operations)
+        size, work = len(pending.encoded), work_of(pending.request.message)
         queue.size_bytes -= size
-        queue.operations -= operations
+        queue.work -= work
         self.count -= 1
         self.size_bytes -= size
-        self._operations -= operations
+        self._work -= work
         if pending.reserved_by is not None:
             queue.reserved[pending.reserved_by] -= 1
-            self._reserved[pending.reserved_by] -= operations
+            self._reserved[pending.reserved_by] -= work
             self._reserved_bytes[pending.reserved_by] -= size
         return pending
 
-    def _has_room(self, queue: ClientQueue, size: int, operations: int, now_us: Micros) -> bool:
+    def _has_room(self, queue: ClientQueue, size: int, work: int, now_us: Micros) -> bool:
         """Whether one more request of this client has a place. A client has at most an equal share,
         and nothing of the last eighth, so that whoever comes next finds room; or one request,
         however large. If there is no room for that, others have too much."""
         if queue.requests:
-            return self._fits(queue, size, operations)
-        if self._fits_at_all(size, operations):
+            return self._fits(queue, size, work)
+        if self._fits_at_all(size):
             return True
         if self._displaced_us is not None and now_us < self._displaced_us + DISPLACE_US:
             return False
         self._displaced_us = now_us
-        while not self._fits_at_all(size, operations):
-            if not self._displace():
-                return False
-        return True
+        return self._displace(size)
 
-    def _fits_at_all(self, size: int, operations: int) -> bool:
+    def _waiting(self) -> int:
+        """The work that waits for nothing but its turn."""
+        resting = (self._clients[client].work for client in self._rests if client in self._clients)
+        return self._work - sum(resting)
+
+    def _fits_at_all(self, size: int) -> bool:
         limits = self._limits
         fits = self.count < limits.pending_requests
         fits &= self.size_bytes + size <= limits.pending_bytes
-        return fits and (not self.count or self._operations + operations <= self._drain.operations)
+        return fits and self._waiting() < self._drain.work
 
-    def _fits(self, queue: ClientQueue, size: int, operations: int) -> bool:
+    def _fits(self, queue: ClientQueue, size: int, work: int) -> bool:
         limits, sharers = self._limits, len(self._clients) + 1
         requests_max = min(limits.pending_requests_per_client, limits.pending_requests // sharers)
         bytes_max = min(limits.pending_bytes_per_client, limits.pending_bytes // sharers)
         fits = len(queue.requests) < requests_max and queue.size_bytes + size <= bytes_max
-        fits &= queue.operations + operations <= self._drain.operations // sharers
+        fits &= queue.work + work <= self._drain.work // sharers
         fits &= self.count < limits.pending_requests * 7 // 8
         fits &= self.size_bytes + size <= limits.pending_bytes * 7 // 8
-        return fits and self._operations + operations <= self._drain.operations * 7 // 8
+        return fits and self._waiting() + work <= self._drain.work * 7 // 8
 
-    def _displace(self) -> bool:
-        """Makes room for a client that has nothing here: whoever holds most loses its newest
-        request that is neither proposed nor timed. Looking for that takes time, so not often."""
-        largest = max(self._clients.values(), key=lambda queue: queue.size_bytes, default=None)
-        newest = None if largest is None else next(reversed(largest.unproposed), None)
-        if largest is None or newest is None or newest == largest.timed:
+    def _displace(self, size: int) -> bool:
+        """Makes room for a client that has nothing here: whoever holds most of what is scarce loses
+        its newest requests that are neither proposed nor timed, if that suffices. Looking for that
+        takes time, so not often."""
+        is_large = self.size_bytes + size > self._limits.pending_bytes
+        holders = [queue for queue in self._clients.values() if len(queue.unproposed) > 1]
+        largest = max(
+            holders, key=lambda queue: queue.size_bytes if is_large else queue.work, default=None
+        )
+        if largest is None:
             return False
-        self._remove(largest, newest)
+        displaced = [key for key in reversed(largest.unproposed) if key != largest.timed]
+        chosen, freed = [], 0
+        for key in islice(displaced, DISPLACED_MAX):
+            chosen.append(key)
+            freed += len(largest.requests[key].encoded)
+            if self.size_bytes + size - freed <= self._limits.pending_bytes:
+                break
+        else:
+            return False
+        for key in chosen:
+            self._remove(largest, key)
         return True
+
+    def _has_reserved(self, peer: ReplicaId, size: int) -> bool:
+        """Whether a peer has places left for what it passes on, however many clients it is of."""
+        fits = self._reserved_bytes[peer] + size <= self._limits.reserved_bytes_per_peer
+        return fits and self._reserved[peer] < WORK_AT_FIRST
 
     def _may_follow(self, peer: ReplicaId, queue: ClientQueue) -> bool:
         """Whether a peer may pass on another request of this client: half as much as the pool holds
         beside, and an equal share of each client. The peer has a timer for what it passes on."""
-        operations_max = self._drain.operations // 2
+        operations_max = self._drain.work // 2
         fits = queue.reserved[peer] < operations_max // (len(self._clients) + 1)
         return fits and self._reserved[peer] < operations_max
 
@@ -411,7 +438,7 @@ class RequestPool:
             before.deadline_us = before.relay_us = None
         queue.timed = key
         pending = queue.requests[key]
-        since_us = max(pending.arrived_us, self._rearmed_us, self._rests.until_us(client))
+        since_us = max(pending.arrived_us, self._rearmed_us, self._rests.longest_us(client))
         pending.due_us, pending.timeout_us = since_us + timeout_us, timeout_us
         pending.deadline_us = self._deadline_us(pending)
         pending.relay_us = since_us + timeout_us // 2

@@ -6,7 +6,7 @@ peers that hold exactly that checkpoint; each bucket is verified against its lea
 installation. A replica that diverged first counts its own leaves anew: it compares with those.
 """
 
-from pbft.core import checkpoint, execution
+from pbft.core import checkpoint, execution, normal_case
 from pbft.core.certificates import checkpoint_certificate
 from pbft.core.effects import EventName, Install, Send
 from pbft.core.settings import SECOND
@@ -392,6 +392,7 @@ def installed(core: Core, sequence: SequenceNumber) -> None:
         checkpoint.stabilise(core, certificate)
     checkpoint.discard(core)
     core.next_sequence = max(core.next_sequence, sequence + 1)
+    normal_case.requeue(core)
     core.dirty.update(slot.sequence for slot in core.log)
     core.report(EventName.STATE_TRANSFER_FINISHED, sequence)
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pbft.core import requests
 from pbft.core.requests import DISPLACE_US, STALE_TIMERS, RequestPool
 from pbft.crypto.signing import FAKE, ClientSigner
 from pbft.errors import Reason
@@ -256,45 +257,75 @@ def test_the_totals_are_bounded_for_everybody(limits: LocalLimits) -> None:
     assert pool.count == 2
 
 
-def full_pool(each: int = 20) -> RequestPool:
-    """Two clients hold all that there is room for, and do not fill it evenly."""
-    pool = RequestPool(LocalLimits(pending_requests=2 * each))
-    for client, size in ((0, 1), (1, 9)):
-        for number in range(1, each + 1):
-            maker = request(number, client, size)
-            pool._limits = LocalLimits()
-            assert pool.add(maker, 0, T_US, None) is None
-    pool._limits = LocalLimits(pending_requests=2 * each)
+def full_pool(**limits: int) -> RequestPool:
+    """The first client holds most of the bytes, the second one most of the requests."""
+    pool = RequestPool(LocalLimits())
+    for client, count, size in ((0, 15, 900), (1, 25, 1)):
+        for number in range(1, count + 1):
+            assert pool.add(request(number, client, size), 0, T_US, None) is None
+    pool._limits = LocalLimits(**limits)
     return pool
 
 
 def test_who_has_nothing_pending_displaces_the_newest_request_of_who_holds_most() -> None:
     """Clients that fill a pool and keep it full would lock everybody else out of it."""
-    pool = full_pool()
+    pool = full_pool(pending_requests=40)
     assert pool.add(request(1, 2), 0, T_US, None) is None
     assert pool.count == 40
-    assert request(20, 1).message not in pool and request(20, 0).message in pool
-    assert pool.add(request(2, 2), 5, T_US, None) is Reason.QUEUE_FULL, "it has something"
-
-
-def test_displacing_takes_time_so_it_happens_at_most_once_per_millisecond() -> None:
+    assert request(25, 1).message not in pool and request(24, 1).message in pool
+    assert pool.add(request(2, 2), DISPLACE_US, T_US, None) is Reason.QUEUE_FULL, "it has something"
     pool = full_pool()
+    pool._limits = LocalLimits(pending_bytes=pool.size_bytes)
+    assert pool.add(request(1, 2, 1500), 0, T_US, None) is None
+    numbers = [n for n in range(1, 16) if request(n, 0, 900).message in pool]
+    assert numbers == list(range(1, 14)), "as many as it takes"
+
+
+def test_work_that_is_too_much_is_displaced_too() -> None:
+    pool = full_pool()
+    pool._drain.work = 40
     assert pool.add(request(1, 2), 0, T_US, None) is None
-    pool.settle(request(1, 2).message, T_US)
-    pool.add(request(20, 1, 9), 0, T_US, None)
-    pool._limits = LocalLimits(pending_requests=39)
+    assert request(25, 1).message not in pool
+
+
+def test_nothing_is_displaced_if_that_does_not_suffice() -> None:
+    pool = full_pool()
+    pool._limits = LocalLimits(pending_bytes=pool.size_bytes)
+    assert pool.add(request(1, 2, 20_000), 0, T_US, None) is Reason.QUEUE_FULL
+    assert pool.count == 40
+
+
+def test_displacing_takes_time_so_it_happens_now_and_then() -> None:
+    pool = full_pool(pending_requests=40)
+    assert pool.add(request(1, 2), 0, T_US, None) is None
     newcomer = request_of_many(3)(1)
     assert pool.add(newcomer, DISPLACE_US - 1, T_US, None) is Reason.QUEUE_FULL
     assert pool.add(newcomer, DISPLACE_US, T_US, None) is None
 
 
 def test_what_is_proposed_or_timed_is_not_displaced() -> None:
-    pool = full_pool(each=1)
+    limits = LocalLimits(pending_requests=2)
+    pool = pool_of(request(1), request(1, 1), limits=limits)
     assert pool.add(request(1, 2), 0, T_US, None) is Reason.QUEUE_FULL
-    pool = full_pool()
+    pool = full_pool(pending_requests=40)
     pool.take(40, BIG, BIG)
     assert pool.add(request(1, 2), 0, T_US, None) is Reason.QUEUE_FULL
     assert pool.count == 40
+
+
+def test_a_client_does_not_lose_the_request_that_is_timed() -> None:
+    pool = pool_of(request(1, 0, 500), request(2, 0, 500))
+    pool._limits = LocalLimits(pending_bytes=pool.size_bytes)
+    assert pool.add(request(1, 1, 700), 0, T_US, None) is Reason.QUEUE_FULL
+    assert pool.add(request(1, 1, 400), DISPLACE_US, T_US, None) is None
+    assert request(1, 0, 500).message in pool
+
+
+def test_a_client_with_one_large_request_shields_nobody() -> None:
+    pool = pool_of(request(1, 0, 5_000), request(1, 1), request(2, 1), request(3, 1))
+    pool._limits = LocalLimits(pending_bytes=pool.size_bytes)
+    assert pool.add(request(1, 2), 0, T_US, None) is None
+    assert request(3, 1).message not in pool
 
 
 def test_a_forwarded_request_has_a_reserved_place_and_is_served_first() -> None:
@@ -313,7 +344,7 @@ def test_more_that_a_peer_passes_on_has_a_place_behind_the_clients_own() -> None
     """A backup times all that it holds: the primary, whose place for the client is full, takes half
     as much as it holds beside, from each peer."""
     pool = pool_of(request(1), request(2), limits=LocalLimits(pending_requests_per_client=2))
-    pool._drain.operations = 12
+    pool._drain.work = 12
     numbers = range(3, 8)
     reasons = [pool.add(request(number), 0, T_US, 1) for number in numbers]
     assert reasons == [None] * 3 + [Reason.QUEUE_FULL] * 2, "half of twelve, for two sharers"
@@ -323,8 +354,8 @@ def test_more_that_a_peer_passes_on_has_a_place_behind_the_clients_own() -> None
 
 
 def test_what_peers_pass_on_has_a_place_though_all_else_is_full() -> None:
-    pool = full_pool()
-    for number in (21, 22):
+    pool = full_pool(pending_requests=40)
+    for number in (26, 27):
         assert pool.add(request(number), 0, T_US, 1) is None
     assert pool.count == 42
 
@@ -340,10 +371,18 @@ def test_the_bytes_reserved_for_a_peer_are_bounded() -> None:
     assert pool.add(request(3, 2, 100), 0, T_US, 1) is None
 
 
+def test_the_work_reserved_for_a_peer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever clients it has on its side."""
+    monkeypatch.setattr(requests, "WORK_AT_FIRST", 2)
+    pool = full_pool(pending_requests=40)
+    reasons = [pool.add(request_of_many(c)(1), 0, T_US, 1) for c in (3, 4, 5, 6)]
+    assert reasons == [None, None, None, Reason.QUEUE_FULL], "the first displaced another"
+
+
 def test_no_more_waits_than_is_drained_in_time() -> None:
     """Operations, not requests: one may have a thousand."""
     pool = pool_of(request(1))
-    pool._drain.operations = 16
+    pool._drain.work = 16
     assert pool.add(request(2), 0, T_US, None) is None
     for number in range(3, 12):
         pool.add(request(number), 0, T_US, None)

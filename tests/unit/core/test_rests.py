@@ -4,7 +4,7 @@ suspected for it."""
 import pytest
 
 from pbft.core.requests import RequestPool
-from pbft.core.rests import KNOWN_FACTOR, REST_FACTOR, Rests
+from pbft.core.rests import CLIENTS_MAX, KNOWN_FACTOR, REST_FACTOR, Rests
 from pbft.limits import LocalLimits
 from pbft.messages import Authenticated, Consistency, ReadRequest, Request
 from tests.harness.core_cluster import Cluster
@@ -16,6 +16,8 @@ LIMITS = LocalLimits(heavy_request_records=10, record_us=5)
 COST_US = 50
 """What ten records are reckoned to take."""
 REST_US = REST_FACTOR * COST_US
+LONGEST_US = CLIENTS_MAX * REST_US
+"""A backup does not know how many clients are heavy for the primary."""
 T_US = 1000
 A, B = (signer.client for signer in forge(4).clients[:2])
 
@@ -54,30 +56,33 @@ def test_a_client_rests_after_a_heavy_request() -> None:
     rests = Rests(LIMITS)
     assert not rests.note(A, 9, 0) and A not in rests
     assert rests.note(A, 10, 0) and rests.is_resting(A) and not rests.is_resting(B)
-    assert rests.until_us(A) == rests.next_end_us() == REST_US
+    assert rests.next_end_us() == REST_US and rests.longest_us(A) == CLIENTS_MAX * REST_US
     assert rests.end(REST_US - 1) == []
     assert rests.end(REST_US) == [A]
     assert rests.end(REST_US) == [] and not rests.is_resting(A)
     assert rests.next_end_us() is None
     assert A in rests
-    rests.end(KNOWN_FACTOR * REST_US)
-    assert A not in rests and rests.until_us(A) == 0
+    assert rests.end(KNOWN_FACTOR * REST_US) == [A], "it may have several under way again"
+    assert A not in rests and rests.longest_us(A) == 0
 
 
-def test_several_heavy_clients_rest_longer_each() -> None:
+def test_several_heavy_clients_rest_longer_each_but_not_without_end() -> None:
+    keys = [bytes([number]) * 32 for number in range(2 * CLIENTS_MAX)]
     rests = Rests(LIMITS)
-    rests.note(A, 10, 0)
-    rests.note(B, 10, 100)
-    assert rests.until_us(B) == 100 + 2 * REST_US
-    rests.note(A, 20, 200)
-    assert rests.until_us(A) == 200 + 2 * 2 * REST_US
+    for key in keys:
+        rests.note(key, 10, 0)
+        assert rests.longest_us(key) == CLIENTS_MAX * REST_US
+    assert rests.end(REST_US) == keys[:1]
+    assert rests.end(CLIENTS_MAX * REST_US - 1) == keys[:3], "the first is forgotten now"
+    assert rests.end(CLIENTS_MAX * REST_US) == [keys[1], *keys[3:]]
 
 
 def test_who_rested_long_ago_makes_nobody_rest_longer() -> None:
     rests = Rests(LIMITS)
     rests.note(A, 10, 0)
     rests.note(B, 10, KNOWN_FACTOR * REST_US)
-    assert rests.until_us(B) == KNOWN_FACTOR * REST_US + REST_US
+    assert rests.end((KNOWN_FACTOR + 1) * REST_US - 1) == [A, A]
+    assert rests.end((KNOWN_FACTOR + 1) * REST_US) == [B]
 
 
 # Proposing.
@@ -99,6 +104,27 @@ def test_a_heavy_client_has_one_request_under_way_and_rests_after_it() -> None:
     pool.wake(KNOWN_FACTOR * REST_US)
     pool.add(request(5), KNOWN_FACTOR * REST_US, T_US, None)
     assert taken(pool) == [(0, 4), (0, 5)]
+
+
+def test_a_turn_is_not_lost_where_the_rest_of_a_client_is_forgotten() -> None:
+    """Its only request under way is executed after that."""
+    pool = pool_of(*(request(number) for number in (1, 2, 3)))
+    execute(pool, request(1), 10, 0)
+    pool.wake(REST_US)
+    assert taken(pool) == [(0, 2)]
+    assert taken(pool) == []
+    pool.wake(KNOWN_FACTOR * REST_US)
+    pool.settle(request(2).message, T_US)
+    assert taken(pool) == [(0, 3)]
+
+
+def test_a_turn_is_not_lost_where_another_heavy_one_is_executed_when_a_rest_is_over() -> None:
+    pool = pool_of(request(1), request(2), request(1, 1))
+    execute(pool, request(1), 10, 0)
+    assert taken(pool) == [(1, 1)]
+    execute(pool, request(1, 1), 10, REST_US)
+    pool.wake(REST_US)
+    assert taken(pool) == [(0, 2)]
 
 
 def test_others_do_not_wait_for_who_rests() -> None:
@@ -136,17 +162,17 @@ def test_a_deadline_counts_from_the_end_of_the_rest() -> None:
     pool = pool_of(request(1), request(2))
     execute(pool, request(1), 10, 0)
     pool.add(request(3), 20, T_US, None)
-    assert pool.next_deadline_us() == REST_US + T_US + COST_US
+    assert pool.next_deadline_us() == LONGEST_US + T_US + COST_US
     pool.settle(request(2).message, T_US)
-    assert pool.next_deadline_us() == REST_US + T_US
+    assert pool.next_deadline_us() == LONGEST_US + T_US
 
 
 def test_a_running_deadline_is_moved_by_the_rest() -> None:
     """Another request than the timed one was heavy."""
     pool = pool_of(request(1), request(2))
     execute(pool, request(2), 10, 500)
-    assert pool.overdue(500 + REST_US + T_US - 1) == []
-    assert pool.overdue(500 + REST_US + T_US + COST_US) != []
+    assert pool.overdue(500 + LONGEST_US + T_US - 1) == []
+    assert pool.overdue(500 + LONGEST_US + T_US + COST_US) != []
 
 
 @pytest.mark.parametrize(("records", "later_us"), [(3, 15), (199, 995), (200, T_US), (999, T_US)])

@@ -8,18 +8,21 @@ import pytest
 from pbft.core import checkpoint, state_transfer
 from pbft.core.effects import DecidedRecord, EventName, Install, Persist
 from pbft.errors import Reason
-from pbft.limits import KIB, LocalLimits
+from pbft.limits import KIB, LocalLimits, ProtocolLimits
 from pbft.messages import (
+    Commit,
     CommittedBatch,
+    Prepare,
     StableCertificate,
     StateChunk,
     StateLeaves,
     StateRecord,
 )
 from tests.harness.core_cluster import SECOND, Cluster
-from tests.harness.core_forge import INTERVAL, WINDOW
+from tests.harness.core_forge import INTERVAL, WINDOW, Forge
 from tests.harness.core_solo import Solo
 from tests.harness.core_transfer import FAR, Tamper, Target, answer_to, serve_all
+from tests.harness.journal import Journal
 
 
 def lagging(n: int = 4, count: int = FAR, live: int = 3) -> tuple[Cluster, int]:
@@ -365,3 +368,28 @@ def test_nothing_is_executed_while_the_state_is_being_installed() -> None:
     target.node.finish_jobs()
     assert target.node.core.executed == FAR + 1
     assert target.node.journal[-1] == b"0.1.%d" % (FAR + 1)
+
+
+def test_a_primary_that_installs_a_state_proposes_what_batches_below_it_left() -> None:
+    """It has not executed them: nothing tells it which requests had no room in them."""
+    cluster = Cluster(with_forge=Forge(limits=ProtocolLimits(records_per_batch=4)))
+    forge, primary = cluster.forge, cluster[0]
+    for node in cluster.up:
+        assert isinstance(node.core.service, Journal)
+        node.core.service.weight = 2
+    cluster.run(2)
+    cluster.drop(lambda message: message.to == 0 and message.says(Commit, CommittedBatch, Prepare))
+    primary.core.settings = replace(primary.core.settings, pipeline_depth=0)
+    for client, number in ((0, 3), (1, 1), (2, 1)):
+        cluster.submit(forge.request(number, client=client), range(4))
+    primary.core.settings = replace(primary.core.settings, pipeline_depth=3)
+    primary.tick()
+    cluster.settle()
+    cluster.submit(forge.request(2, client=1, acknowledged=0), range(4))
+    assert [len(node.journal) for node in cluster.up] == [2, 5, 5, 5], "one was left"
+    cluster.advance(SECOND // 2)
+    cluster.drop(None)
+    cluster.advance(SECOND)
+    assert primary.events(EventName.STATE_TRANSFER_FINISHED)
+    assert [len(node.journal) for node in cluster.up] == [6] * 4
+    assert cluster.views() == {0}
