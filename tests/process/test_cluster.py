@@ -6,12 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import pytest
 
-from pbft.cli.admin import admin_addresses, fetch_status
+from pbft.cli.admin import admin_addresses, fetch_status, get
 from pbft.cli.local import wait_until_serving
 from pbft.cli.observer import Observer
 from pbft.cli.process_table import ProcessState
@@ -116,6 +117,19 @@ def test_the_commands_tell_what_the_cluster_does(cluster: LocalCluster) -> None:
     assert "\x1b" not in table
 
 
+def wait_for_clients(cluster: LocalCluster, count: int) -> None:
+    """Until each replica has so many streams of clients."""
+    addresses = admin_addresses(cluster.layout.cluster_file)
+    deadline = time.monotonic() + 20
+    while True:
+        statuses = [json.loads(get(address, "/status")[1]) for address in addresses]
+        connected = {status["clients_connected"] for status in statuses}
+        if connected == {count}:
+            return
+        assert time.monotonic() < deadline, connected
+        time.sleep(0.05)
+
+
 def test_who_connects_too_often_with_one_key_is_told_to_use_another(
     cluster: LocalCluster,
 ) -> None:
@@ -124,6 +138,8 @@ def test_who_connects_too_often_with_one_key_is_told_to_use_another(
         async with AsyncExitStack() as stack:
             for _ in range(8):
                 await stack.enter_async_context(await Client.connect(file))
+            # A client is connected when enough replicas have answered: the others may come later.
+            await asyncio.to_thread(wait_for_clients, cluster, 8)
             words = "replica 0 .*this key has 8 connections already; use another key"
             with pytest.raises(TooFewAnswers, match=words):
                 await stack.enter_async_context(await Client.connect(file, timeout=2))
