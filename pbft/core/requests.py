@@ -391,8 +391,8 @@ class RequestPool:
 
     def _displace(self, size: int) -> bool:
         """Makes room for a client that has nothing here: whoever holds most of what is scarce loses
-        its newest requests that are neither proposed nor timed, if that suffices. Looking for that
-        takes time, so not often."""
+        its newest request that is neither proposed nor timed, or as many as it takes for the bytes
+        of the other, or none. Looking for that takes time, so not often."""
         is_large = self.size_bytes + size > self._limits.pending_bytes
         holders = [queue for queue in self._clients.values() if len(queue.unproposed) > 1]
         largest = max(
@@ -421,9 +421,9 @@ class RequestPool:
     def _may_follow(self, peer: ReplicaId, queue: ClientQueue) -> bool:
         """Whether a peer may pass on another request of this client: half as much as the pool holds
         beside, and an equal share of each client. The peer has a timer for what it passes on."""
-        operations_max = self._drain.work // 2
-        fits = queue.reserved[peer] < operations_max // (len(self._clients) + 1)
-        return fits and self._reserved[peer] < operations_max
+        work_max = self._drain.work // 2
+        fits = queue.reserved[peer] < work_max // (len(self._clients) + 1)
+        return fits and self._reserved[peer] < work_max
 
     def _time(
         self,
@@ -433,7 +433,7 @@ class RequestPool:
         timeout_us: Micros,
     ) -> None:
         """Starts the timer of a request: it counts from the arrival, whatever was settled since, or
-        from the end of its client's rest."""
+        from the end of the longest rest that its client may have."""
         if queue.timed is not None and (before := queue.requests.get(queue.timed)) is not None:
             before.deadline_us = before.relay_us = None
         queue.timed = key

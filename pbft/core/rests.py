@@ -4,7 +4,7 @@ A request may look at `records_per_request` records, which takes most of a secon
 a client's requests may wait. Were they proposed one after the other, the requests of all others
 would wait for each of them, and their own timers would have honest primaries suspected. So such a
 client rests after each of them: the primary proposes its next one when it has rested, one at a
-time, and every replica counts the time of that one from then.
+time, and backups count the time of that one from when it has rested for the longest.
 """
 
 from collections.abc import Iterator
