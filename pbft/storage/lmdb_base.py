@@ -92,11 +92,7 @@ class LmdbBase:
                 changes = iter(batch)
                 while run := list(islice(changes, RUN_CHANGES)):
                     for domain, key, version, value in run:
-                        name = encode_key(domain, key, version)
-                        if value is not None:
-                            cursor.put(name, protect(name, value))
-                        elif cursor.set_key(name):
-                            cursor.delete()
+                        _change(cursor, encode_key(domain, key, version), value)
                     if change.pause_seconds:
                         time.sleep(change.pause_seconds)
         self._write_end(transaction, change.leaves, change.checkpoint)
@@ -155,10 +151,7 @@ class LmdbBase:
                 transaction.cursor(self._records) as cursor,
             ):
                 for name, value in portion:
-                    if value is not None:
-                        cursor.put(name, protect(name, value))
-                    elif cursor.set_key(name):
-                        cursor.delete()
+                    _change(cursor, name, value)
         change = stage.installation()
         with self._environment.begin(write=True) as transaction:
             self._write_end(transaction, change.leaves, change.checkpoint)
@@ -177,6 +170,14 @@ class LmdbBase:
         """See StateBase.close."""
         self._view.close()
         self._environment.close()
+
+
+def _change(cursor: "lmdb.Cursor[bytes]", name: bytes, value: bytes | None) -> None:
+    """Writes a record; without a value it is removed, if there is one."""
+    if value is not None:
+        cursor.put(name, protect(name, value))
+    elif cursor.set_key(name):
+        cursor.delete()
 
 
 def _portion(changes: Iterator[tuple[bytes, bytes | None]]) -> list[tuple[bytes, bytes | None]]:
