@@ -188,8 +188,10 @@ class LocalLimits:
     transfer_grace_us: int = 60_000_000
     """A snapshot is released after this and its bytes at TRANSFER_FLOOR_RATE, however often its
     peer asks: the disk cannot reuse what a pinned snapshot reads."""
-    tail_bytes: int = 128 * MIB
-    """Decided batches, with their certificates, kept above the durable state and the snapshots that
-    peers are fetching."""
+    tail_bytes: int = 32 * MIB
+    """Decided batches, with their certificates, kept in memory above the durable state and the
+    states that peers are fetching ..."""
+    tail_disk_bytes: int = 1024 * MIB
+    """... and in the vote log, or as much as the state weighs if that is more."""
     fetch_digests: int = 256
     """Bodies asked for in one status."""

@@ -17,8 +17,6 @@ from pbft.types import Digest, SequenceNumber
 
 UNSEALED_MAX = 1
 """Checkpoints whose digest may be under way while more is executed."""
-STATEMENT_BYTES = 256
-"""What a signed statement takes in memory, rounded up."""
 UNMERGED_WINDOWS_MAX = 4
 """How far, in units of L, what is executed may be ahead of what is durable while a merge is under
 way."""
@@ -142,13 +140,10 @@ def stabilise(core: Core, certificate: CheckpointCertificate) -> None:
 def discard(core: Core) -> None:
     """Drops old slots. One interval below h is kept, so that a slightly late peer needs no
     transfer, and what this replica itself has still to execute; also the decided batches above the
-    snapshots that are pinned for peers, and above the durable state, which is the next to be
-    pinned: a peer that fetched a state which nobody can lead on from would be no further."""
+    states that peers fetch, and above the durable state, which is the next to be fetched: a peer
+    that fetched a state which nobody can lead on from would be no further."""
     gone = core.log.discard(core.log_floor, core.to_execute)
-    pinned = [pin.snapshot.sequence for pin in core.snapshots.values()]
-    lowest = min([core.state.durable_sequence, *pinned])
-    for sequence in [n for n in core.tail if n <= lowest]:
-        _forget(core, sequence)
+    lowest = _needed_by_peers(core)
     for slot in gone:
         decision = slot.decision
         if slot.sequence <= lowest or decision is None:
@@ -156,26 +151,23 @@ def discard(core: Core) -> None:
         body = slot.bodies.get(decision.digest)
         if body is not None or decision.digest == NULL_DIGEST:
             encoded = b"" if body is None else body.encoded
-            _keep(core, slot.sequence, CommittedBatch(decision.commits, encoded))
-    while core.tail_bytes > core.settings.limits.tail_bytes:
-        _forget(core, next(iter(core.tail)))
+            core.tail.keep(slot.sequence, CommittedBatch(decision.commits, encoded))
+    core.tail.trim(lowest, core.settings.limits.tail_bytes)
 
 
-def _keep(core: Core, sequence: SequenceNumber, item: CommittedBatch) -> None:
-    if sequence in core.tail:
-        # Executed again, after a state that was wrong was replaced.
-        _forget(core, sequence)
-    core.tail[sequence] = item
-    core.tail_bytes += _weight(item)
+def _needed_by_peers(core: Core) -> SequenceNumber:
+    """What was decided above it may be needed by a peer that fetches a state, or will."""
+    return min([core.state.durable_sequence, *(hold.sequence for hold in core.holds.values())])
 
 
-def _forget(core: Core, sequence: SequenceNumber) -> None:
-    core.tail_bytes -= _weight(core.tail.pop(sequence))
-
-
-def _weight(item: CommittedBatch) -> int:
-    """About how much memory it takes: of a small batch the certificate is the most."""
-    return len(item.batch) + STATEMENT_BYTES * (1 + len(item.commits))
+def _truncate(core: Core) -> None:
+    """Lets go, on disk, of what neither this replica nor a peer needs. What is kept for peers is
+    bounded: more than the state weighs would cost more than to fetch it anew."""
+    limits = core.settings.limits
+    bound = max([limits.tail_disk_bytes, *(hold.size for hold in core.holds.values())])
+    gone = core.tail.cut(_needed_by_peers(core), core.state.durable_sequence, bound)
+    if gone is not None:
+        core.emit(Truncate(gone))
 
 
 def _settle(core: Core) -> None:
@@ -217,6 +209,6 @@ def merged(core: Core, sequence: SequenceNumber) -> None:
     6)."""
     assert core.merging == sequence
     core.merging = None
-    core.emit(Truncate(sequence))
+    _truncate(core)
     discard(core)
     merge(core)

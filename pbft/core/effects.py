@@ -112,6 +112,16 @@ class Truncate:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadBack:
+    """Read the decided records of these sequences, ascending, for a peer from the vote log, up to
+    the first that is not there, or about `size` bytes of bodies; then call `on_read_back`."""
+
+    peer: ReplicaId
+    sequences: tuple[SequenceNumber, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Merge:
     """Make the own state at stable checkpoint `sequence` durable, with its certificate; then call
     `on_merged`."""
@@ -217,6 +227,7 @@ class Rejection:
 Effect: TypeAlias = (
     Persist
     | Truncate
+    | ReadBack
     | Merge
     | Install
     | Send

@@ -121,6 +121,7 @@ def _save_decision(core: Core, slot: Slot, batch: VerifiedBatch | None, *, gates
     assert decision is not None
     prepared = slot.prepared is not None and slot.prepared.digest == decision.digest
     encoded = b"" if batch is None else batch.encoded
+    core.tail.note_executed(slot.sequence, len(encoded))
     record = DecidedRecord(slot.sequence, decision.digest, decision.commits, encoded)
     core.emit(Persist(record, gates=gates or not prepared))
 

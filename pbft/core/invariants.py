@@ -53,7 +53,7 @@ def _check_bounds(core: Core) -> None:
     replicas = core.thresholds.replicas
     restored = max(0, core.restored_end - core.executed)
     assert len(core.log) <= 3 * constants.window + constants.checkpoint_interval + restored
-    assert core.tail_bytes <= limits.tail_bytes
+    assert core.tail.memory_bytes <= limits.tail_bytes
     assert set(core.chunks_asked) <= set(core.snapshots)
     assert core.pool.count <= limits.pending_requests
     assert len(core.held_reads) <= limits.held_reads

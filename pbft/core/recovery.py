@@ -40,6 +40,7 @@ def restore(core: Core, saved: SavedLog) -> None:
     Raises Rejected if what the disk holds does not verify: the caller must not go on with it.
     """
     core.executed = core.state.durable_sequence
+    core.tail.restart(core.executed)
     execution.reload_replicated(core)
     _restore_stable(core, saved)
     _restore_view(core, saved)

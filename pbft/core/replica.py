@@ -1,5 +1,6 @@
 """The replica: dispatch only. Each handler lives in the file of its section of the paper."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pbft.core import (
@@ -16,13 +17,14 @@ from pbft.core import (
     suspicion,
     view_change,
 )
-from pbft.core.effects import Effect, SavedLog
+from pbft.core.effects import DecidedRecord, Effect, SavedLog
 from pbft.core.ports import CertificateVerifier, Service, Signer, State
 from pbft.core.relevance import Candidate, relevance
 from pbft.core.requests import RequestPool
 from pbft.core.sessions import SessionTable
 from pbft.core.settings import Settings
 from pbft.core.state import Core
+from pbft.core.tail import Tail
 from pbft.errors import Reason, Rejected
 from pbft.genesis import Genesis
 from pbft.messages import (
@@ -99,6 +101,7 @@ class Replica:
                 genesis.open_admission,
                 genesis.replicas,
             ),
+            Tail(genesis.constants.checkpoint_interval),
             timeout_us=settings.timers.request_timeout_us,
         )
         self._saved: SavedLog | None = saved
@@ -171,6 +174,14 @@ class Replica:
         """An Install effect is done."""
         self._begin(now)
         state_transfer.installed(self.core, sequence)
+        return self._finish()
+
+    def read_back(
+        self, peer: ReplicaId, records: Sequence[DecidedRecord], now: Instant
+    ) -> list[Effect]:
+        """A ReadBack effect is done."""
+        self._begin(now)
+        status.on_read_back(self.core, peer, records)
         return self._finish()
 
     def tick(self, now: Instant) -> list[Effect]:

@@ -13,12 +13,12 @@ from pbft.core.ports import CertificateVerifier, Service, Signer, Snapshot, Stat
 from pbft.core.requests import RequestPool
 from pbft.core.sessions import SessionTable
 from pbft.core.settings import Settings
+from pbft.core.tail import Hold, Tail
 from pbft.errors import Reason
 from pbft.genesis import Genesis
 from pbft.messages import (
     Authenticated,
     Checkpoint,
-    CommittedBatch,
     Kind,
     ReadReply,
     ReadRequest,
@@ -239,6 +239,8 @@ class Core:
     service: Service
     pool: RequestPool
     sessions: SessionTable
+    tail: Tail
+    """Decided batches at or below h - K and above the durable state or what peers fetch."""
 
     view: View = 0
     """v: the view I am in, or the one I move to while VIEW_CHANGING."""
@@ -329,20 +331,23 @@ class Core:
     behind_since_us: Micros | None = None
     """Since when `executed` has been below h and `behind_goal`; None while it is not below h."""
     behind_goal: SequenceNumber = 0
-    """What has to be executed for the patience to begin anew."""
+    """What has to be executed for the patience to begin anew ..."""
+    behind_bytes: int = 0
+    """... or so many bytes since the start."""
+    follows_transfer: bool = False
+    """A state was installed, and what came after it is not all executed."""
     recount_due_us: Micros = 0
     """When the own leaves are counted on, before a diverged replica fetches."""
     transfer: Transfer | None = None
     chunk_requests: int = 0
     """Number of the last request for a chunk. It begins at random: peers may still answer who ran
     here before."""
-    tail: OrderedDict[SequenceNumber, CommittedBatch] = field(default_factory=OrderedDict)
-    """Decided batches at or below h - K and above the durable state or the lowest pinned snapshot,
-    for who fetches that."""
-    tail_bytes: int = 0
+    holds: dict[ReplicaId, Hold] = field(default_factory=dict)
+    """Peers that fetch a state, or have fetched it and are executing what came after."""
+    reading_back: set[ReplicaId] = field(default_factory=set)
+    """Peers for which a ReadBack is under way."""
     snapshots: dict[ReplicaId, Pin] = field(default_factory=dict)
     """Pinned for a peer's transfer; at most one per peer."""
-
     chunks_asked: dict[ReplicaId, StateRequest] = field(default_factory=dict)
     """Requests for records that wait until those served before are paid for; one per peer."""
     chunks_due_us: Micros = 0

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pbft.core.effects import Send
+from pbft.core.ports import Snapshot
 from pbft.core.settings import SECOND
+from pbft.core.shares import share_of
 from pbft.core.state import Core, Pin
+from pbft.core.tail import Hold
 from pbft.errors import Reason
 from pbft.limits import (
     CHUNK_COST_BYTES,
@@ -16,7 +19,7 @@ from pbft.limits import (
     TRANSFER_FLOOR_RATE,
 )
 from pbft.messages import Leaf, StableCertificate, StateLeaves, StateRequest
-from pbft.types import Micros, ReplicaId
+from pbft.types import Micros, ReplicaId, SequenceNumber
 
 HASTE_US = 60_000_000
 """A target that asks for leaves so soon after it was served records did not get what it needs,"""
@@ -68,7 +71,7 @@ def on_state_request(core: Core, sender: ReplicaId, request: StateRequest) -> No
         core.reject("state_request", Reason.SEQUENCE_LOW, sender)
         return
     core.chunk_pace.count(sender, now_us, core.settings.limits.chunk_interval_us)
-    pin.used_us = now_us
+    pin.used_us = core.holds[sender].used_us = now_us
     core.chunks_asked[sender] = request
     serve_chunks(core)
 
@@ -99,7 +102,18 @@ def _pin(core: Core, peer: ReplicaId) -> None:
     size = sum(leaf.size for leaf in leaves) + walk_bytes(leaves)
     ends_us = now_us + limits.transfer_grace_us + size * SECOND // TRANSFER_FLOOR_RATE
     core.snapshots[peer] = Pin(snapshot, now_us, now_us, ends_us)
+    share = share_of(core.me, peer, core.thresholds.replicas)
+    core.holds[peer] = Hold(_leads_on_from(core, peer, snapshot), size, share, now_us, now_us)
     core.emit(Send(peer, StateLeaves(StableCertificate(snapshot.certificate), leaves)))
+
+
+def _leads_on_from(core: Core, peer: ReplicaId, snapshot: Snapshot) -> SequenceNumber:
+    """What comes after this has to be kept: the snapshot, or the peer's own state if that can be
+    led on from, which may turn out to be the shorter way."""
+    told = core.peers.get(peer)
+    if told is None or told.executed < core.tail.floor:
+        return snapshot.sequence
+    return min(told.executed, snapshot.sequence)
 
 
 def serve_chunks(core: Core) -> None:
@@ -134,10 +148,31 @@ def release(core: Core, peer: ReplicaId) -> None:
 
 def release_idle(core: Core) -> None:
     """Unpins snapshots that nobody has asked about for a while, or that were pinned for long
-    enough. Who took long to fetch its share may wait as long for others to deliver theirs."""
-    now_us, limit_us = core.now.monotonic_us, core.settings.limits.transfer_idle_us
+    enough, and later lets go of what was decided after them."""
+    now_us = core.now.monotonic_us
     for peer in sorted(core.snapshots):
         pin = core.snapshots[peer]
-        idle_us = max(limit_us, WAIT_FACTOR * (pin.used_us - pin.begun_us))
-        if now_us >= min(pin.used_us + idle_us, pin.ends_us):
+        if now_us >= min(_idle_at_us(core, pin), pin.ends_us):
             release(core, peer)
+    for peer in sorted(core.holds.keys() - core.snapshots.keys()):
+        hold = core.holds[peer]
+        if hold.sequence >= core.log_floor or now_us >= _idle_at_us(core, hold):
+            del core.holds[peer]
+
+
+def _idle_at_us(core: Core, used: Pin | Hold) -> Micros:
+    """Who took long to fetch its share may wait as long for others to deliver theirs, and take as
+    long to install it."""
+    span_us = WAIT_FACTOR * (used.used_us - used.begun_us)
+    return used.used_us + max(core.settings.limits.transfer_idle_us, span_us)
+
+
+def note_executed(core: Core, peer: ReplicaId, executed: SequenceNumber) -> None:
+    """What a peer says that it has executed. While a snapshot is pinned for it, that is still of
+    its own state, which may be wrong."""
+    hold = core.holds.get(peer)
+    if hold is None:
+        return
+    hold.share.note(executed, core.now.monotonic_us)
+    if peer not in core.snapshots and executed > hold.sequence:
+        hold.sequence, hold.used_us = executed, core.now.monotonic_us

@@ -37,7 +37,12 @@ NEEDED_CAP_US = 60_000_000
 """... and how long it does not leave them to it after they did not: at first, and at most. It
 doubles if they do not again within the same time after that."""
 PATIENCE_US = 200_000
-"""How long a replica that is behind h waits for enough pushed batches before it asks for state."""
+"""How long a replica that is behind h waits for enough pushed batches before it asks for
+state ..."""
+TAIL_PATIENCE_US = 5_000_000
+"""... and after a transfer, whose sources have what came after it on disk."""
+TAIL_BYTES = 1024 * 1024
+"""Bodies executed within the patience that are enough, however few batches they are."""
 RECOUNT_US = 6_000
 """From one portion of counting the own leaves anew to the next: half of the time is for others."""
 
@@ -71,15 +76,17 @@ def advance(core: Core) -> None:
     now_us = core.now.monotonic_us
     if not is_needed(core):
         core.behind_since_us = None
+        core.follows_transfer = False
         if core.transfer is not None and not core.transfer.installing:
             core.transfer = None
         return
     if core.transfer is not None and _is_overtaken(core, core.transfer):
         core.transfer = None
     if core.transfer is None:
-        if core.behind_since_us is None or core.executed >= core.behind_goal:
+        if core.behind_since_us is None or _has_come_closer(core):
             core.behind_since_us, core.behind_goal = now_us, _patience_goal(core)
-        patient = now_us < core.behind_since_us + PATIENCE_US and not core.diverged
+            core.behind_bytes = core.tail.executed_bytes + TAIL_BYTES
+        patient = now_us < core.behind_since_us + _pushed_patience_us(core) and not core.diverged
         if not patient and core.merging is None and _knows_own_leaves(core):
             core.transfer = Transfer()
             core.report(EventName.STATE_TRANSFER_STARTED, core.low_water_mark)
@@ -87,6 +94,14 @@ def advance(core: Core) -> None:
         return
     if not core.transfer.installing:
         _replace_stalled(core, core.transfer)
+
+
+def _pushed_patience_us(core: Core) -> Micros:
+    return TAIL_PATIENCE_US if core.follows_transfer else PATIENCE_US
+
+
+def _has_come_closer(core: Core) -> bool:
+    return core.executed >= core.behind_goal or core.tail.executed_bytes >= core.behind_bytes
 
 
 def _patience_goal(core: Core) -> SequenceNumber:
@@ -124,7 +139,8 @@ def next_deadline_us(core: Core) -> Micros | None:
     if core.transfer is None:
         if core.behind_since_us is None or core.merging is not None:
             return None
-        return core.recount_due_us if core.diverged else core.behind_since_us + PATIENCE_US
+        until_us = core.behind_since_us + _pushed_patience_us(core)
+        return core.recount_due_us if core.diverged else until_us
     if core.transfer.installing:
         return None
     overdue_us = [
@@ -378,8 +394,10 @@ def installed(core: Core, sequence: SequenceNumber) -> None:
     certificate = transfer.certificate
     core.transfer = None
     core.behind_since_us = None
+    core.follows_transfer = True
     core.diverged = False
     core.executed = sequence
+    core.tail.restart(sequence)
     execution.reload_replicated(core)
     core.sealed = {sequence: certificate.digest}
     core.unsealed.clear()

@@ -4,10 +4,10 @@ Each replica tells its peers what it has and lacks; who has it pushes exactly th
 says is advice: it decides what is sent, never what is believed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from pbft.core import suspicion
-from pbft.core.effects import Broadcast, Send
+from pbft.core import state_source, suspicion
+from pbft.core.effects import Broadcast, DecidedRecord, ReadBack, Send
 from pbft.core.log import Slot
 from pbft.core.normal_case import digests_wanted
 from pbft.core.state import Core, Mode, PushKey
@@ -23,7 +23,7 @@ from pbft.messages import (
     StableCertificate,
     Status,
 )
-from pbft.types import Micros, ReplicaId
+from pbft.types import Micros, ReplicaId, SequenceNumber
 
 CLOCK_OFFSET_MAX_US = 3_600_000_000
 """A peer whose clock is further off than an hour does not vote on what time it is."""
@@ -124,6 +124,7 @@ def on_status(core: Core, sender: ReplicaId, authenticated: Authenticated[Status
     interval_us = core.settings.limits.status_interval_us
     core.status_pace.count(sender, core.now.monotonic_us, interval_us)
     core.peers[sender] = status
+    state_source.note_executed(core, sender, status.executed)
     offset_us = status.clock_us - core.now.wall_us
     if abs(offset_us) <= CLOCK_OFFSET_MAX_US:
         core.clock_offsets_us[sender] = offset_us
@@ -132,6 +133,7 @@ def on_status(core: Core, sender: ReplicaId, authenticated: Authenticated[Status
     if core.diverged:
         return
     _forget_old_pushes(core, sender)
+    _read_back(core, sender, status.executed)
     budget = core.settings.limits.healing_bytes_per_status
     pushed = 0
     for key, item in _pushes(core, sender, status):
@@ -143,7 +145,52 @@ def on_status(core: Core, sender: ReplicaId, authenticated: Authenticated[Status
             return
         pushed += 1
         core.emit(Send(sender, item))
-        core.pushed_us[sender].setdefault(key, core.now.monotonic_us)
+        _note_pushed(core, sender, key, item)
+
+
+def _read_back(core: Core, peer: ReplicaId, executed: SequenceNumber) -> None:
+    """Asks the vote log for what the peer can execute next, if only that has it still."""
+    if peer in core.reading_back or executed < core.tail.floor:
+        return
+    cold = tuple(n for n in _due_of_tail(core, peer, executed) if core.tail.get(n) is None)
+    size = core.settings.limits.healing_bytes_per_status
+    if peer in core.holds:
+        size = min(size, core.holds[peer].share.room())
+    if cold and size > 0:
+        core.reading_back.add(peer)
+        core.emit(ReadBack(peer, cold, size))
+
+
+def _due_of_tail(core: Core, peer: ReplicaId, executed: SequenceNumber) -> Iterator[SequenceNumber]:
+    """What this replica is to push now of what has left the log and the peer can take."""
+    end = min(core.log_floor, core.executed, executed + core.genesis.constants.window)
+    hold, now_us = core.holds.get(peer), core.now.monotonic_us
+    for sequence in range(executed + 1, end + 1):
+        if hold is None:
+            is_due = ("decided", sequence) not in core.pushed_us[peer]
+        else:
+            is_due = hold.share.is_due(sequence, now_us)
+        if is_due:
+            yield sequence
+
+
+def _note_pushed(core: Core, peer: ReplicaId, key: PushKey, item: PeerItem) -> None:
+    now_us = core.now.monotonic_us
+    core.pushed_us[peer].setdefault(key, now_us)
+    hold = core.holds.get(peer)
+    if hold is not None and isinstance(item, CommittedBatch):
+        hold.share.note_pushed(int(key[1]), len(item.batch), now_us)
+
+
+def on_read_back(core: Core, peer: ReplicaId, records: Sequence[DecidedRecord]) -> None:
+    """Pushes what the vote log had."""
+    core.reading_back.discard(peer)
+    if core.diverged:
+        return
+    for record in records:
+        item = CommittedBatch(record.commits, record.batch)
+        core.emit(Send(peer, item))
+        _note_pushed(core, peer, ("decided", record.sequence), item)
 
 
 def _forget_old_pushes(core: Core, sender: ReplicaId) -> None:
@@ -170,17 +217,31 @@ def _pushes(core: Core, sender: ReplicaId, status: Status) -> Iterator[tuple[Pus
         for digest in missing:
             if digest in bodies:
                 yield ("body", digest), BatchBytes(bodies[digest].encoded)
-    following = status.executed + 1
-    while following in core.tail:
-        yield ("decided", following), core.tail[following]
-        following += 1
+    yield from _of_tail(core, sender, status)
     # What is not above its h is of use to it only in order, from the next that it can execute.
-    after = core.log.get(following)
-    continues = after is not None and after.decision is not None
+    after = core.log.get(max(status.executed, min(core.log_floor, core.executed)) + 1)
+    continues = after is not None and after.decision is not None and _is_log_next(core, status)
     above = status.executed if continues else max(status.executed, status.stable_sequence)
     for slot in core.log:
         if slot.sequence > above:
             yield from _slot_items(core, slot, status)
+
+
+def _of_tail(
+    core: Core, sender: ReplicaId, status: Status
+) -> Iterator[tuple[PushKey, CommittedBatch]]:
+    hold = core.holds.get(sender)
+    for sequence in _due_of_tail(core, sender, status.executed):
+        if hold is not None and hold.share.room() <= 0:
+            return
+        if (item := core.tail.get(sequence)) is not None:
+            yield ("decided", sequence), item
+
+
+def _is_log_next(core: Core, status: Status) -> bool:
+    """Whether what is in the log is what the peer executes next, or soon."""
+    is_near = status.executed + core.genesis.constants.window > core.log_floor
+    return is_near and status.executed >= min(core.tail.floor, core.log_floor)
 
 
 def _view_items(

@@ -15,6 +15,7 @@ from typing import Generic, TypeAlias, TypeVar
 from pbft.limits import MIB
 from pbft.node.sealer import SealFailed, StateSealed
 from pbft.node.state_disk import DiskJobDone, DiskJobFailed
+from pbft.node.tail_disk import TailRead
 from pbft.transport.api import ListenerEnded
 from pbft.types import ClientKey, ReplicaId
 
@@ -60,7 +61,7 @@ class ListenerLost:
 
 
 OwnEvent: TypeAlias = (
-    LinkChanged | ListenerLost | StateSealed | SealFailed | DiskJobDone | DiskJobFailed
+    LinkChanged | ListenerLost | StateSealed | SealFailed | DiskJobDone | DiskJobFailed | TailRead
 )
 Origin = TypeVar("Origin", PeerOrigin, ClientOrigin)
 

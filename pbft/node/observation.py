@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pbft.codec import decode_message
 from pbft.codec.replies import decode_replies
-from pbft.core.effects import Answer, Broadcast, Effect, Event, EventName
+from pbft.core.effects import Answer, Broadcast, DecidedRecord, Effect, Event, EventName
 from pbft.messages import (
     Authenticated,
     Checkpoint,
@@ -128,6 +128,12 @@ class ObservedCore:
     def installed(self, sequence: SequenceNumber, now: Instant) -> list[Effect]:
         """See Steps."""
         return self._watch(self._core.installed(sequence, now), now)
+
+    def read_back(
+        self, peer: ReplicaId, records: Sequence[DecidedRecord], now: Instant
+    ) -> list[Effect]:
+        """See Steps."""
+        return self._watch(self._core.read_back(peer, records, now), now)
 
     def tick(self, now: Instant) -> list[Effect]:
         """See Steps."""

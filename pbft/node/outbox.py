@@ -25,6 +25,7 @@ from pbft.core.effects import (
     Merge,
     NewViewRecord,
     Persist,
+    ReadBack,
     Refuse,
     Send,
     Truncate,
@@ -72,6 +73,7 @@ class Outbox:
         worker: WorkerThread,
         courier: Courier,
         perform_on_state: Callable[[Merge | Install], None],
+        read_back: Callable[[ReadBack], None],
         fail: Callable[[str, BaseException], None],
         on_sync: Callable[[float, int], None],
     ) -> None:
@@ -82,6 +84,7 @@ class Outbox:
         self._worker = worker
         self._courier = courier
         self._perform_on_state = perform_on_state
+        self._read_back = read_back
         self._fail = fail
         self._on_sync = on_sync
         self._records: list[Persist | Truncate] = []
@@ -125,6 +128,8 @@ class Outbox:
                     refusal = Refusal(effect.session, effect.number, effect.reason)
                     item = encode_gateway_item(refusal)
                     self._leave(partial(self._courier.answer, effect.client, item), len(item))
+                case ReadBack():
+                    self._read_back(effect)
                 case Merge() | Install():
                     self._leave(partial(self._perform_on_state, effect), 0)
         self._write_if_due()

@@ -38,6 +38,7 @@ from pbft.node.runtime import Runtime
 from pbft.node.sealer import Sealer
 from pbft.node.state_disk import StateDisk
 from pbft.node.status import BEAT_SECONDS, NodeStatus, StatusBoard
+from pbft.node.tail_disk import TailDisk
 from pbft.node.worker import WorkerThread
 from pbft.service.kv.store import KEY_VALUE_DOMAIN, KeyValueStore
 from pbft.storage import directory
@@ -152,11 +153,13 @@ class ReplicaNode:
         )
         log_worker, state_worker = WorkerThread("vote log"), WorkerThread("state")
         state_disk = StateDisk(state, state_worker, inbox.put_own, self._on_disk_failed)
+        tail_disk = TailDisk(storage.log.read_decided, log_worker, inbox.put_own, self._log)
         outbox = Outbox(
             storage.log.write,
             log_worker,
             self._network,
             state_disk.perform,
+            tail_disk.perform,
             self._on_disk_failed,
             self._metrics.on_sync,
         )
@@ -201,7 +204,7 @@ class ReplicaNode:
                 verifier,
                 state,
                 ObservedService(KeyValueStore(state, genesis.limits), self._metrics),
-                storage.log.load(),
+                storage.log.load(state.durable_sequence),
             )
         except Rejected as error:
             raise StorageCorrupt(str(error)) from error

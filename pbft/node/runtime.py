@@ -7,12 +7,13 @@ core, so a step runs to completion and there are no locks.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pbft.codec import decode_client_item
 from pbft.core.effects import (
     Broadcast,
+    DecidedRecord,
     Effect,
     Event,
     EventName,
@@ -39,6 +40,7 @@ from pbft.node.outbox import Outbox
 from pbft.node.read_rest import ReadRest
 from pbft.node.sealer import SealFailed, StateSealed
 from pbft.node.state_disk import DiskJobFailed, StateDisk
+from pbft.node.tail_disk import TailRead
 from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber
 
 LANE_SECONDS = 0.005
@@ -83,6 +85,10 @@ class Steps(Protocol):
     def merged(self, sequence: SequenceNumber, now: Instant) -> list[Effect]: ...
 
     def installed(self, sequence: SequenceNumber, now: Instant) -> list[Effect]: ...
+
+    def read_back(
+        self, peer: ReplicaId, records: Sequence[DecidedRecord], now: Instant
+    ) -> list[Effect]: ...
 
     def tick(self, now: Instant) -> list[Effect]: ...
 
@@ -209,6 +215,8 @@ class Runtime:
             raise event.error
         if isinstance(event, StateSealed):
             return self._core.sealed(event.sequence, event.digest, self._clock())
+        if isinstance(event, TailRead):
+            return self._core.read_back(event.peer, event.records, self._clock())
         self._state_disk.finish(event)
         if isinstance(event.effect, Merge):
             return self._core.merged(event.effect.sequence, self._clock())

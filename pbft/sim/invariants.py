@@ -18,6 +18,7 @@ from pbft.core.effects import (
     NewViewRecord,
     Persist,
     PreparedRecord,
+    ReadBack,
     Send,
 )
 from pbft.core.ports import CertificateVerifier
@@ -65,6 +66,8 @@ class Counters:
     null_slots: int = 0
     """Null batches put in order by those new-views."""
     state_transfers: int = 0
+    read_backs: int = 0
+    """Times that decided batches were read from a vote log for a peer."""
     restarts: int = 0
     suspicions: int = 0
     evidence: int = 0
@@ -152,6 +155,8 @@ class Watch:
                 self._on_event(replica, effect)
             elif isinstance(effect, Install):
                 self._executed[replica] = effect.sequence
+            elif isinstance(effect, ReadBack):
+                self.counters.read_backs += 1
         if self._executed[replica] not in self.decided and self._has_executed(effects):
             raise Violation("I2", f"replica {replica} executed what nobody decided")
 

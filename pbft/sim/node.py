@@ -1,7 +1,7 @@
 """One simulated replica: the real core, codec and verifier between a virtual network and disk."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -9,10 +9,12 @@ from typing import Protocol
 from pbft.codec import decode_client_item, encode_gateway_item, encode_peer_item
 from pbft.core.effects import (
     Broadcast,
+    DecidedRecord,
     Effect,
     Halt,
     Install,
     Merge,
+    ReadBack,
     Refuse,
     Rejection,
     Send,
@@ -178,7 +180,7 @@ class Node:
             world.scheduler, self._random, self.log, world.speed, self._release, self.crash
         )
         service = KeyValueStore(self.state, genesis.limits)
-        saved = self.log.load()
+        saved = self.log.load(self.state.durable_sequence)
         return Replica(
             self.settings, genesis, self.signer, self.verifier, self.state, service, saved
         )
@@ -318,6 +320,9 @@ class Node:
             elif isinstance(effect, Halt):
                 self._give_up(RuntimeError(f"halted: {effect.why}"))
                 return
+            elif isinstance(effect, ReadBack):
+                delay_us = int(self.world.speed.sync_us * (1 + self._random.random()))
+                self.world.scheduler.after(delay_us, self._on_read_back, self.starts, effect)
         self.outbox.perform(effects)
         self._schedule_wake()
         self._schedule_seal()
@@ -348,6 +353,21 @@ class Node:
         if sealed is not None:
             sequence, digest = sealed
             self._run(lambda now: replica.sealed(sequence, digest, now))
+
+    def _on_read_back(self, start: int, effect: ReadBack) -> None:
+        if start != self.starts or self.replica is None:
+            return
+        if self._frozen is not None:
+            self._frozen.append(lambda: self._on_read_back(start, effect))
+            return
+        replica, records = self.replica, self._read_decided(effect)
+        self._run(lambda now: replica.read_back(effect.peer, records, now))
+
+    def _read_decided(self, effect: ReadBack) -> Sequence[DecidedRecord]:
+        try:
+            return self.log.read_decided(effect.sequences, effect.size)
+        except StorageCorrupt:
+            return ()
 
     def _give_up(self, error: Exception) -> None:
         self.world.watcher.failed(self, error)

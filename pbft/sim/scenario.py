@@ -260,7 +260,11 @@ def _draw_limits(random: Random, is_weary: bool) -> ProtocolLimits:
 
 
 def _draw_local_limits(random: Random, is_weary: bool) -> LocalLimits:
-    limits = LocalLimits(operations_per_step=random.choice((1, 1_000, 1_000)))
+    operations = random.choice((1, 1_000, 1_000))
+    limits = LocalLimits(operations_per_step=operations)
+    if operations == 1:
+        # A small machine: what peers may need still is on disk only.
+        limits = replace(limits, tail_bytes=0)
     return replace(limits, heavy_request_records=1, record_us=200) if is_weary else limits
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from random import Random
 from typing import Protocol
 
-from pbft.core.effects import Persist, SavedLog, Truncate
+from pbft.core.effects import DecidedRecord, Persist, SavedLog, Truncate
 from pbft.sim.rot import Rot
-from pbft.storage.vote_log import LogLoader, apply_effects
+from pbft.storage.vote_log import LogLoader, apply_effects, read_decided
+from pbft.types import SequenceNumber
 
 
 class CrashableLog(Protocol):
@@ -29,8 +30,14 @@ class CrashableLog(Protocol):
         """Loses everything that is dirty."""
         ...
 
-    def load(self) -> SavedLog:
-        """The synced plane. Raises StorageCorrupt."""
+    def load(self, above: SequenceNumber = 0) -> SavedLog:
+        """The synced plane. See VoteLog.load."""
+        ...
+
+    def read_decided(
+        self, sequences: Sequence[SequenceNumber], size: int
+    ) -> Sequence[DecidedRecord]:
+        """From the synced plane. See VoteLog.read_decided."""
         ...
 
 
@@ -58,9 +65,15 @@ class VirtualLog:
         """See CrashableLog.crash."""
         self._dirty = []
 
-    def load(self) -> SavedLog:
+    def load(self, above: SequenceNumber = 0) -> SavedLog:
         """See CrashableLog.load."""
-        return LogLoader(_Transaction(self._items)).load()
+        return LogLoader(_Transaction(self._items), above).load()
+
+    def read_decided(
+        self, sequences: Sequence[SequenceNumber], size: int
+    ) -> Sequence[DecidedRecord]:
+        """See CrashableLog.read_decided."""
+        return read_decided(_Transaction(self._items), sequences, size)
 
     def copy(self) -> "VirtualLog":
         """The synced plane as it is now: a backup."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from pbft.core.effects import Persist, SavedLog, Truncate
+from pbft.core.effects import DecidedRecord, Persist, SavedLog, Truncate
 from pbft.errors import PbftError
 from pbft.messages import Leaf, Signed, StateRecord
 from pbft.types import Digest, SequenceNumber
@@ -27,8 +27,17 @@ class VoteLog(Protocol):
         thread, one call at a time. Raises StorageFailed, and from then on only that."""
         ...
 
-    def load(self) -> SavedLog:
-        """Everything durable. Raises StorageCorrupt, naming the record."""
+    def load(self, above: SequenceNumber = 0) -> SavedLog:
+        """Everything durable, but of the slots only those above a sequence. Raises StorageCorrupt,
+        naming the record."""
+        ...
+
+    def read_decided(
+        self, sequences: Sequence[SequenceNumber], size: int
+    ) -> Sequence[DecidedRecord]:
+        """The decided records of these sequences, up to the first that is not there, as many as
+        have about `size` bytes of bodies, at least one. Blocks; call it where `write` is called.
+        Raises StorageCorrupt if the first cannot be read."""
         ...
 
     def close(self) -> None:

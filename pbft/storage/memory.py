@@ -65,17 +65,33 @@ class MemoryLog:
         """See VoteLog.write."""
         self.sync(self.append(effects))
 
-    def load(self) -> SavedLog:
+    def load(self, above: SequenceNumber = 0) -> SavedLog:
         """See VoteLog.load: the synced plane."""
+        accepted = sorted(self._accepted.items())
+        prepared = sorted(self._prepared.items())
+        decided = sorted(self._decided.items())
         return SavedLog(
-            accepted=tuple(record for _, record in sorted(self._accepted.items())),
-            prepared=tuple(record for _, record in sorted(self._prepared.items())),
-            decided=tuple(record for _, record in sorted(self._decided.items())),
+            accepted=tuple(record for (at, _), record in accepted if at > above),
+            prepared=tuple(record for (at, _), record in prepared if at > above),
+            decided=tuple(record for at, record in decided if at > above),
             view_change=self._view_change,
             new_view=self._new_view,
             stable=self._stable,
             rejoin=self._rejoin,
         )
+
+    def read_decided(
+        self, sequences: Sequence[SequenceNumber], size: int
+    ) -> Sequence[DecidedRecord]:
+        """See VoteLog.read_decided."""
+        found: list[DecidedRecord] = []
+        for sequence in sequences:
+            record = self._decided.get(sequence)
+            if record is None or size <= 0:
+                break
+            found.append(record)
+            size -= len(record.batch)
+        return found
 
     def close(self) -> None:
         """Nothing to release: what was synced stays."""

@@ -30,6 +30,8 @@ from pbft.types import Digest, SequenceNumber
 
 INITIAL_MAP_BYTES = 64 * MIB
 """The file grows as it is written; the map doubles when the file reaches it."""
+TRUNCATED_MAX = 4_096
+"""Records of a kind that one Truncate deletes."""
 
 T = TypeVar("T")
 
@@ -95,11 +97,23 @@ class LmdbVoteLog:
             return False
         return True
 
-    def load(self) -> SavedLog:
+    def load(self, above: SequenceNumber = 0) -> SavedLog:
         """See VoteLog.load."""
+        with self._reading() as transaction:
+            return LogLoader(transaction, above).load()
+
+    def read_decided(
+        self, sequences: Sequence[SequenceNumber], size: int
+    ) -> Sequence[DecidedRecord]:
+        """See VoteLog.read_decided."""
+        with self._reading() as transaction:
+            return read_decided(transaction, sequences, size)
+
+    @contextmanager
+    def _reading(self) -> Iterator[LogTransaction]:
         try:
             with self._environment.begin() as transaction:
-                return LogLoader(transaction).load()
+                yield transaction
         except lmdb.Error as error:
             raise StorageCorrupt(f"the vote log cannot be read: {error}") from error
 
@@ -151,21 +165,64 @@ def _put_body(
 
 
 def _truncate(transaction: LogTransaction, sequence: SequenceNumber) -> None:
+    """What there is too much of goes with the next ones: a long deletion would hold up votes."""
     for kind in records.SLOT_KINDS:
         bound = records.first_key_above(kind, sequence)
         cursor = transaction.cursor()
-        found = cursor.set_range(kind)
-        while found and cursor.key() < bound:
+        found, deleted = cursor.set_range(kind), 0
+        while found and cursor.key() < bound and deleted < TRUNCATED_MAX:
             cursor.delete()
             found = cursor.key() != b""
+            deleted += 1
+
+
+def read_decided(
+    transaction: LogTransaction, sequences: Sequence[SequenceNumber], size: int
+) -> Sequence[DecidedRecord]:
+    """See VoteLog.read_decided."""
+    found: list[DecidedRecord] = []
+    for sequence in sequences:
+        try:
+            record = _read_one(transaction, records.decided_key(sequence))
+        except StorageCorrupt:
+            if not found:
+                raise
+            break
+        if record is None or size <= 0:
+            break
+        found.append(record)
+        size -= len(record.batch)
+    return found
+
+
+def _read_one(transaction: LogTransaction, key: bytes) -> DecidedRecord | None:
+    with _naming(key):
+        value = _value(transaction, key)
+        if value is None:
+            return None
+        record, has_body = records.decode_decided(key, value)
+        if not has_body:
+            return record
+        batch = _value(transaction, records.body_key(record.sequence, record.digest))
+        if batch is None:
+            raise StorageCorrupt("its batch is missing")
+        return DecidedRecord(record.sequence, record.digest, record.commits, batch)
+
+
+def _value(transaction: LogTransaction, key: bytes) -> bytes | None:
+    cursor = transaction.cursor()
+    if not cursor.set_range(key) or cursor.key() != key:
+        return None
+    return checked(*cursor.item())
 
 
 class LogLoader:
-    """Reads a whole log in one transaction, every key of it: what is there and belongs to nothing
-    may be a record that was damaged."""
+    """Reads a log in one transaction, every key of it but those of slots at or below `above`: what
+    is there and belongs to nothing may be a record that was damaged."""
 
-    def __init__(self, transaction: LogTransaction) -> None:
+    def __init__(self, transaction: LogTransaction, above: SequenceNumber = 0) -> None:
         self._transaction = transaction
+        self._above = above
         self._values: dict[bytes, bytes] = {}
         """All of them by key, ascending."""
 
@@ -187,6 +244,10 @@ class LogLoader:
         found = cursor.set_range(b"")
         while found:
             key, stored = cursor.item()
+            first = records.first_key_above(key[:1], self._above)
+            if key[:1] in records.SLOT_KINDS and key < first:
+                found = cursor.set_range(first)
+                continue
             with _naming(key):
                 records.check_key(key)
                 value = checked(key, stored)

@@ -21,6 +21,7 @@ from pbft.core.effects import (
     Install,
     Merge,
     Persist,
+    ReadBack,
     Rejection,
     Send,
     Truncate,
@@ -138,14 +139,9 @@ class Node:
         self.state = LayeredState(self.base, constants.buckets, constants.bucket_salt)
         self.service = Journal(self.state)
         signer = cluster.forge.signers[self.id]
+        saved = self.log.load(self.state.durable_sequence)
         replica = Replica(
-            self.settings,
-            genesis,
-            signer,
-            self.verifier,
-            self.state,
-            self.service,
-            self.log.load(),
+            self.settings, genesis, signer, self.verifier, self.state, self.service, saved
         )
         self.verifier.relevance = replica.relevance
         self._replica = replica
@@ -196,15 +192,18 @@ class Node:
         if self.crashes_after is None:
             return False
         self.crashes_after -= 1
-        if self.crashes_after < 0:
+        fails = self.crashes_after < 0
+        if fails:
             self.crash()
-            return True
-        return False
+        return fails
 
     def _perform(self, effect: Effect) -> None:
         match effect:
             case Persist() | Truncate():
                 self.log.write([effect])
+            case ReadBack():
+                records = self.log.read_decided(effect.sequences, effect.size)
+                self.step(partial(self.replica.read_back, effect.peer, records))
             case Send() | Broadcast():
                 self.cluster.post(self.id, effect)
             case Answer():
@@ -215,8 +214,6 @@ class Node:
                 self.jobs.append(effect)
                 if not self.holds_merges:
                     self.finish_jobs()
-            case _:
-                pass
 
     def finish_jobs(self) -> None:
         """Does the disk work that waits."""

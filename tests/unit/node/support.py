@@ -14,6 +14,7 @@ from pbft.core.effects import (
     Install,
     Merge,
     Persist,
+    ReadBack,
     Send,
     StableRecord,
     Truncate,
@@ -83,6 +84,7 @@ class Seen:
 
     left: list[str] = field(default_factory=list)
     encodings: list[bytes] = field(default_factory=list)
+    read_back: list[ReadBack] = field(default_factory=list)
 
     def send(self, peer: int, item: bytes) -> None:
         decoded = decode_peer_item(item)
@@ -133,6 +135,7 @@ def bench() -> Bench:
         worker,
         seen,
         seen.on_state,
+        seen.read_back.append,
         failures,
         lambda _, records: syncs.append(records),
     )

@@ -26,6 +26,43 @@ def reloaded(disk: Disk, log: VoteLog) -> SavedLog:
         again.close()
 
 
+def test_of_the_slots_only_those_above_a_sequence_are_loaded(disk: Disk) -> None:
+    log = disk.open_log()
+    others: list[LogRecord] = [view_change(3), new_view(2), stable(7), RejoinRecord(5, done=True)]
+    for sequence in (7, 8, 9):
+        slots = [accepted(0, sequence), prepared(0, sequence), decided(sequence)]
+        log.write([Persist(record) for record in slots])
+    log.write([Persist(record) for record in others])
+    whole, part, nothing = log.load(), log.load(8), log.load(9)
+    assert whole.decided == (decided(7), decided(8), decided(9))
+    assert (part.accepted, part.prepared, part.decided) == (
+        (accepted(0, 9),),
+        (prepared(0, 9),),
+        (decided(9),),
+    )
+    assert nothing.accepted == nothing.prepared == nothing.decided == ()
+    for loaded in (part, nothing):
+        assert (loaded.view_change, loaded.new_view) == (view_change(3), new_view(2))
+        assert (loaded.stable, loaded.rejoin) == (stable(7), RejoinRecord(5, done=True))
+    log.close()
+
+
+def test_decided_records_are_read_up_to_the_first_that_is_not_there_or_a_size(disk: Disk) -> None:
+    log = disk.open_log()
+    log.write([Persist(decided(sequence)) for sequence in (7, 8, 9, 11)])
+    size = len(decided(7).batch)
+    assert size > 0
+    assert list(log.read_decided((7, 9, 11, 12, 8), 100 * size)) == [
+        decided(7),
+        decided(9),
+        decided(11),
+    ]
+    assert list(log.read_decided((7, 8, 9), 2 * size)) == [decided(7), decided(8)]
+    assert list(log.read_decided((7, 8, 9), 1)) == [decided(7)]
+    assert list(log.read_decided((10, 11), size)) == []
+    log.close()
+
+
 def test_an_empty_log_loads_empty(disk: Disk) -> None:
     assert reloaded(disk, disk.open_log()) == SavedLog()
 

@@ -10,10 +10,11 @@ import lmdb
 import pytest
 
 from pbft.core.effects import Persist, RejoinRecord, Truncate
+from pbft.limits import MIB
 from pbft.storage import log_records
 from pbft.storage.api import StorageCorrupt, StorageFailed
 from pbft.storage.checksum import protect
-from pbft.storage.vote_log import LmdbVoteLog
+from pbft.storage.vote_log import TRUNCATED_MAX, LmdbVoteLog
 from tests.unit.storage.builders import (
     accepted,
     decided,
@@ -83,6 +84,45 @@ def test_a_flipped_bit_in_any_record_is_detected_and_named(tmp_path: Path, key: 
     overwrite(tmp_path, key, value)
     log = LmdbVoteLog(tmp_path)
     assert log.load().stable == stable(7)
+    log.close()
+
+
+def test_what_is_kept_for_others_is_read_only_for_them(tmp_path: Path) -> None:
+    """A rotten record at or below the durable state is neither met at a start nor sent."""
+    log = written_log(tmp_path)
+    log.write([Persist(decided(10)), Persist(decided(11))])
+    log.close()
+    for key in (log_records.decided_key(10), log_records.body_key(11, decided(11).digest)):
+        overwrite(tmp_path, key, b"rotten")
+    log = LmdbVoteLog(tmp_path)
+    assert log.load(above=11).decided == ()
+    assert list(log.read_decided((9, 10), MIB)) == [decided(9)]
+    for sequence, named in ((10, "commit certificate of sequence 10"), (11, "sequence 11")):
+        with pytest.raises(StorageCorrupt, match=named):
+            log.read_decided((sequence,), MIB)
+    log.close()
+    with (
+        lmdb.open(str(tmp_path), create=False) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        assert transaction.delete(log_records.body_key(9, decided(9).digest))
+    log = LmdbVoteLog(tmp_path)
+    with pytest.raises(StorageCorrupt, match=r"sequence 9.*batch is missing"):
+        log.read_decided((9,), MIB)
+    log.close()
+
+
+def test_a_long_truncation_ends_with_later_ones(tmp_path: Path) -> None:
+    """So that it holds no vote up."""
+    log = LmdbVoteLog(tmp_path, create=True)
+    last = TRUNCATED_MAX + 10
+    log.write([Persist(decided(sequence)) for sequence in range(1, last + 1)])
+    log.write([Truncate(last - 1)])
+    assert [record.sequence for record in log.load().decided] == list(
+        range(TRUNCATED_MAX + 1, last + 1)
+    )
+    log.write([Truncate(last - 1)])
+    assert [record.sequence for record in log.load().decided] == [last]
     log.close()
 
 
