@@ -83,8 +83,9 @@ def advance(core: Core) -> None:
     while settled := [item for item in core.pool.overdue(now_us) if _is_moot(core, item)]:
         for pending in settled:
             core.pool.settle(pending.request.message, core.timeout_us)
-    # What is decided and not yet executed here is no fault of the primary.
-    overdue = [] if core.execution_due else core.pool.overdue(now_us)
+    # What is decided and not yet executed here is no fault of the primary, but for T only: it may
+    # have put all that before a request that it keeps back.
+    overdue = core.pool.overdue(now_us - core.timeout_us if core.execution_due else now_us)
     rejoin_overdue = amnesia.is_overdue(core)
     suspects = bool(overdue) or suspicion.unreachable_fired or rejoin_overdue
     if suspects and not suspicion.mine:

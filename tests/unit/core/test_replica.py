@@ -294,3 +294,18 @@ def test_what_takes_long_to_execute_takes_several_steps() -> None:
         solo.node.step(replica.tick)
     assert core.executed == last and not core.execution_due and not core.suspicion.mine
     assert len(solo.node.journal) == last
+
+
+def test_what_takes_long_to_execute_excuses_a_primary_for_a_while_only() -> None:
+    """It could put ever more before a request that it keeps back."""
+    solo = Solo(me=2, limits=LocalLimits(operations_per_step=1))
+    core, replica, last = solo.node.core, solo.node.replica, INTERVAL - 1
+    solo.node.submit(solo.forge.request(last + 1))
+    solo.decide_to(last, first=2)
+    solo.cluster.now_us += 2 * core.timeout_us - 1
+    solo.decide(1)
+    assert core.execution_due and not core.suspicion.mine
+    # The deadline is later by what executing took.
+    solo.cluster.now_us += 1 + 2 * core.settings.limits.record_us * last
+    solo.node.step(replica.tick)
+    assert core.execution_due and core.suspicion.mine
