@@ -165,9 +165,9 @@ def _truncate(core: Core) -> None:
     bounded: more than the state weighs would cost more than to fetch it anew."""
     limits = core.settings.limits
     bound = max([limits.tail_disk_bytes, *(hold.size for hold in core.holds.values())])
-    gone = core.tail.cut(_needed_by_peers(core), core.state.durable_sequence, bound)
-    if gone is not None:
-        core.emit(Truncate(gone))
+    core.tail.cut(_needed_by_peers(core), core.state.durable_sequence, bound)
+    # Said again though it may be the same: one Truncate deletes so much and no more.
+    core.emit(Truncate(core.tail.floor))
 
 
 def _settle(core: Core) -> None:

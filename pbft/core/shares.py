@@ -59,9 +59,10 @@ class Share:
         known = self.pushed.get(sequence)
         return known is None or now_us >= known[0] + STUCK_US
 
-    def room(self) -> int:
+    def room(self, now_us: Micros) -> int:
         """How many bytes more may be under way; not positive if none."""
-        return UNDER_WAY_BYTES - sum(size for _, size in self.pushed.values())
+        since_us = now_us - STUCK_US
+        return UNDER_WAY_BYTES - sum(size for at, size in self.pushed.values() if at > since_us)
 
     def _owner(self, sequence: SequenceNumber) -> int:
         return sequence // STRIPE % self.others

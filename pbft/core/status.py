@@ -155,7 +155,7 @@ def _read_back(core: Core, peer: ReplicaId, executed: SequenceNumber) -> None:
     cold = tuple(n for n in _due_of_tail(core, peer, executed) if core.tail.get(n) is None)
     size = core.settings.limits.healing_bytes_per_status
     if peer in core.holds:
-        size = min(size, core.holds[peer].share.room())
+        size = min(size, core.holds[peer].share.room(core.now.monotonic_us))
     if cold and size > 0:
         core.reading_back.add(peer)
         core.emit(ReadBack(peer, cold, size))
@@ -232,7 +232,7 @@ def _of_tail(
 ) -> Iterator[tuple[PushKey, CommittedBatch]]:
     hold = core.holds.get(sender)
     for sequence in _due_of_tail(core, sender, status.executed):
-        if hold is not None and hold.share.room() <= 0:
+        if hold is not None and hold.share.room(core.now.monotonic_us) <= 0:
             return
         if (item := core.tail.get(sequence)) is not None:
             yield ("decided", sequence), item

@@ -91,12 +91,9 @@ class Tail:
         self._spans[-1].size += size + STATEMENT_BYTES
         self.disk_bytes += size + STATEMENT_BYTES
 
-    def cut(
-        self, wanted: SequenceNumber, durable: SequenceNumber, limit_bytes: int
-    ) -> SequenceNumber | None:
+    def cut(self, wanted: SequenceNumber, durable: SequenceNumber, limit_bytes: int) -> None:
         """Gives up on disk what is not above `wanted`, and the oldest beyond the limit, but
-        nothing above the durable state. Returns up to where, None if nothing."""
-        before = self.floor
+        nothing above the durable state."""
         while self._spans:
             span = self._spans[0]
             is_needed = span.end > wanted and self.disk_bytes <= limit_bytes
@@ -105,7 +102,6 @@ class Tail:
             self._spans.popleft()
             self.disk_bytes -= span.size
             self.floor = span.end
-        return self.floor if self.floor > before else None
 
     def restart(self, sequence: SequenceNumber) -> None:
         """Execution goes on after this state; what the vote log holds from before is not counted

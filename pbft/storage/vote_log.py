@@ -217,8 +217,8 @@ def _value(transaction: LogTransaction, key: bytes) -> bytes | None:
 
 
 class LogLoader:
-    """Reads a log in one transaction, every key of it but those of slots at or below `above`: what
-    is there and belongs to nothing may be a record that was damaged."""
+    """Reads a log in one transaction, every key of it: what is there and belongs to nothing may be
+    a record that was damaged. Of slots at or below `above` nothing is kept."""
 
     def __init__(self, transaction: LogTransaction, above: SequenceNumber = 0) -> None:
         self._transaction = transaction
@@ -243,15 +243,17 @@ class LogLoader:
         cursor = self._transaction.cursor()
         found = cursor.set_range(b"")
         while found:
-            key, stored = cursor.item()
-            first = records.first_key_above(key[:1], self._above)
-            if key[:1] in records.SLOT_KINDS and key < first:
-                found = cursor.set_range(first)
+            key, kind = cursor.key(), cursor.key()[:1]
+            is_old = kind in records.SLOT_KINDS and records.sequence_of(key) <= self._above
+            if is_old and kind == records.BODY:
+                # Large; and one that is in the wrong place is missed in its own.
+                found = cursor.set_range(records.first_key_above(kind, self._above))
                 continue
             with _naming(key):
                 records.check_key(key)
-                value = checked(key, stored)
-            yield key, value
+                value = checked(*cursor.item())
+            if not is_old:
+                yield key, value
             found = cursor.next()
 
     def _each(self, kind: bytes, decode: Callable[[bytes, bytes], T]) -> Iterator[T]:

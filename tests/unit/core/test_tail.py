@@ -51,21 +51,26 @@ def executed(count: int, size: int = 0) -> Tail:
     return tail
 
 
+def floor_after(tail: Tail, wanted: int, durable: int, limit_bytes: int) -> int:
+    tail.cut(wanted, durable, limit_bytes)
+    return tail.floor
+
+
 def test_on_disk_whole_intervals_go_up_to_what_is_wanted_and_durable() -> None:
     tail = executed(3 * INTERVAL + 1, size=10)
     assert tail.disk_bytes == (3 * INTERVAL + 1) * (10 + STATEMENT_BYTES)
-    assert tail.cut(INTERVAL - 1, 3 * INTERVAL, KIB * KIB) is None
-    assert tail.cut(INTERVAL + 1, 3 * INTERVAL, KIB * KIB) == INTERVAL
-    assert tail.cut(4 * INTERVAL, 2 * INTERVAL, KIB * KIB) == 2 * INTERVAL
+    assert floor_after(tail, INTERVAL - 1, 3 * INTERVAL, KIB * KIB) == 0
+    assert floor_after(tail, INTERVAL + 1, 3 * INTERVAL, KIB * KIB) == INTERVAL
+    assert floor_after(tail, 4 * INTERVAL, 2 * INTERVAL, KIB * KIB) == 2 * INTERVAL
     assert tail.disk_bytes == (INTERVAL + 1) * (10 + STATEMENT_BYTES)
 
 
 def test_on_disk_the_oldest_beyond_the_limit_go_though_wanted_but_only_if_durable() -> None:
     tail = executed(4 * INTERVAL)
     interval_bytes = INTERVAL * STATEMENT_BYTES
-    assert tail.cut(0, 4 * INTERVAL, 4 * interval_bytes) is None
-    assert tail.cut(0, 4 * INTERVAL, 4 * interval_bytes - 1) == INTERVAL
-    assert tail.cut(0, 2 * INTERVAL, 0) == 2 * INTERVAL
+    assert floor_after(tail, 0, 4 * INTERVAL, 4 * interval_bytes) == 0
+    assert floor_after(tail, 0, 4 * INTERVAL, 4 * interval_bytes - 1) == INTERVAL
+    assert floor_after(tail, 0, 2 * INTERVAL, 0) == 2 * INTERVAL
     assert tail.floor == 2 * INTERVAL
 
 
@@ -75,7 +80,7 @@ def test_after_an_installation_what_was_before_is_not_counted_on() -> None:
     assert (tail.floor, tail.disk_bytes) == (2 * INTERVAL, 0)
     tail.note_executed(2 * INTERVAL + 1, 0)
     assert tail.disk_bytes == STATEMENT_BYTES
-    assert tail.cut(3 * INTERVAL, 3 * INTERVAL, 0) == 3 * INTERVAL
+    assert floor_after(tail, 3 * INTERVAL, 3 * INTERVAL, 0) == 3 * INTERVAL
     assert tail.disk_bytes == 0
 
 
@@ -129,11 +134,13 @@ def test_what_is_under_way_is_not_pushed_again_at_once_and_is_bounded() -> None:
     share.note_pushed(3 * STRIPE, 100, 0)
     assert not share.is_due(3 * STRIPE, STUCK_US - 1)
     assert share.is_due(3 * STRIPE, STUCK_US)
-    assert share.room() == UNDER_WAY_BYTES - 100
+    assert share.room(0) == UNDER_WAY_BYTES - 100
     share.note(3 * STRIPE - 1, 1)
-    assert share.room() == UNDER_WAY_BYTES - 100
+    assert share.room(STUCK_US - 1) == UNDER_WAY_BYTES - 100
+    # What did not arrive until then is not under way.
+    assert share.room(STUCK_US) == UNDER_WAY_BYTES
     share.note(3 * STRIPE, 2)
-    assert share.room() == UNDER_WAY_BYTES
+    assert share.room(2) == UNDER_WAY_BYTES
 
 
 # Together.
@@ -209,6 +216,17 @@ def test_the_log_is_truncated_once_the_peer_has_caught_up() -> None:
         assert not node.core.holds and not node.core.snapshots
         assert node.core.tail.floor == node.core.state.durable_sequence >= FAR + MORE
         assert not node.log.load().decided
+
+
+def test_what_is_left_of_a_truncation_goes_though_nothing_more_is_given_up() -> None:
+    """One deletes so much and no more: a peer that goes on fetching would leave ever more there."""
+    cluster = fetching(LocalLimits(tail_bytes=KIB))
+    source = cluster[0]
+    floor = source.core.tail.floor
+    before = len(source.effects)
+    cluster.run(2 * INTERVAL, first=FAR + MORE + 1)
+    said = [e.sequence for e in source.effects[before:] if isinstance(e, Truncate)]
+    assert said == [floor] * 2
 
 
 def test_what_was_decided_stays_while_the_peer_executes_it() -> None:

@@ -88,14 +88,16 @@ def test_a_flipped_bit_in_any_record_is_detected_and_named(tmp_path: Path, key: 
 
 
 def test_what_is_kept_for_others_is_read_only_for_them(tmp_path: Path) -> None:
-    """A rotten record at or below the durable state is neither met at a start nor sent."""
+    """A rotten batch at or below the durable state is neither met at a start nor sent."""
     log = written_log(tmp_path)
     log.write([Persist(decided(10)), Persist(decided(11))])
     log.close()
-    for key in (log_records.decided_key(10), log_records.body_key(11, decided(11).digest)):
-        overwrite(tmp_path, key, b"rotten")
+    overwrite(tmp_path, log_records.body_key(11, decided(11).digest), b"rotten")
     log = LmdbVoteLog(tmp_path)
     assert log.load(above=11).decided == ()
+    log.close()
+    overwrite(tmp_path, log_records.decided_key(10), b"rotten")
+    log = LmdbVoteLog(tmp_path)
     assert list(log.read_decided((9, 10), MIB)) == [decided(9)]
     for sequence, named in ((10, "commit certificate of sequence 10"), (11, "sequence 11")):
         with pytest.raises(StorageCorrupt, match=named):
@@ -109,6 +111,36 @@ def test_what_is_kept_for_others_is_read_only_for_them(tmp_path: Path) -> None:
     log = LmdbVoteLog(tmp_path)
     with pytest.raises(StorageCorrupt, match=r"sequence 9.*batch is missing"):
         log.read_decided((9,), MIB)
+    log.close()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        log_records.slot_key(log_records.ACCEPTED, 12, 0),
+        log_records.slot_key(log_records.PREPARED, 12, 0),
+        log_records.decided_key(12),
+        log_records.body_key(12, decided(12).digest),
+    ],
+)
+def test_a_vote_whose_key_rotted_into_an_old_one_is_missed(tmp_path: Path, key: bytes) -> None:
+    """What is kept for others is no place where votes of this replica get lost."""
+    log = LmdbVoteLog(tmp_path, create=True)
+    kept = [accepted(0, 12), prepared(0, 12), decided(12)]
+    log.write([Persist(decided(9)), Persist(decided(10)), *(Persist(record) for record in kept)])
+    log.close()
+    rotten = bytearray(key)
+    rotten[8] = 8
+    with (
+        lmdb.open(str(tmp_path), create=False) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        value = transaction.get(key)
+        assert value is not None and transaction.delete(key)
+        transaction.put(bytes(rotten), value)
+    log = LmdbVoteLog(tmp_path)
+    with pytest.raises(StorageCorrupt):
+        log.load(above=10)
     log.close()
 
 
