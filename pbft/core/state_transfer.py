@@ -6,6 +6,8 @@ peers that hold exactly that checkpoint; each bucket is verified against its lea
 installation. A replica that diverged first counts its own leaves anew: it compares with those.
 """
 
+from dataclasses import dataclass
+
 from pbft.core import checkpoint, execution, normal_case
 from pbft.core.certificates import checkpoint_certificate
 from pbft.core.effects import EventName, Install, Send
@@ -13,9 +15,7 @@ from pbft.core.settings import SECOND
 from pbft.core.state import Core, Fetch, Transfer
 from pbft.core.state_source import walk_bytes
 from pbft.errors import Reason
-from pbft.limits import (
-    TRANSFER_FLOOR_RATE,
-)
+from pbft.limits import MIB, TRANSFER_FLOOR_RATE
 from pbft.messages import (
     StateChunk,
     StateRequest,
@@ -36,13 +36,24 @@ NEEDED_FIRST_US = 5_000_000
 NEEDED_CAP_US = 60_000_000
 """... and how long it does not leave them to it after they did not: at first, and at most. It
 doubles if they do not again within the same time after that."""
-PATIENCE_US = 200_000
-"""How long a replica that is behind h waits for enough pushed batches before it asks for
-state ..."""
-TAIL_PATIENCE_US = 5_000_000
-"""... and after a transfer, whose sources have what came after it on disk."""
-TAIL_BYTES = 1024 * 1024
-"""Bodies executed within the patience that are enough, however few batches they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a replica that is behind h waits for pushed batches before it asks for state, and
+    what of them must be executed meanwhile to be left the same time again."""
+
+    wait_us: Micros
+    intervals: int
+    """So many times K batches, half of what is missing, ..."""
+    size: int
+    """... or bodies of so many bytes, however few they are."""
+
+
+PATIENCE = Patience(200_000, 1, MIB)
+PATIENCE_AFTER_TRANSFER = Patience(5_000_000, 4, 8 * MIB)
+"""Its sources have on disk what came after it, and another would be overtaken as that one was."""
+
 RECOUNT_US = 6_000
 """From one portion of counting the own leaves anew to the next: half of the time is for others."""
 
@@ -85,8 +96,8 @@ def advance(core: Core) -> None:
     if core.transfer is None:
         if core.behind_since_us is None or _has_come_closer(core):
             core.behind_since_us, core.behind_goal = now_us, _patience_goal(core)
-            core.behind_bytes = core.tail.executed_bytes + TAIL_BYTES
-        patient = now_us < core.behind_since_us + _pushed_patience_us(core) and not core.diverged
+            core.behind_bytes = core.tail.executed_bytes + _patience(core).size
+        patient = now_us < core.behind_since_us + _patience(core).wait_us and not core.diverged
         if not patient and core.merging is None and _knows_own_leaves(core):
             core.transfer = Transfer()
             core.report(EventName.STATE_TRANSFER_STARTED, core.low_water_mark)
@@ -96,8 +107,8 @@ def advance(core: Core) -> None:
         _replace_stalled(core, core.transfer)
 
 
-def _pushed_patience_us(core: Core) -> Micros:
-    return TAIL_PATIENCE_US if core.follows_transfer else PATIENCE_US
+def _patience(core: Core) -> Patience:
+    return PATIENCE_AFTER_TRANSFER if core.follows_transfer else PATIENCE
 
 
 def _has_come_closer(core: Core) -> bool:
@@ -105,11 +116,11 @@ def _has_come_closer(core: Core) -> bool:
 
 
 def _patience_goal(core: Core) -> SequenceNumber:
-    """What must be executed within the patience to be left the same time again: half of what is
-    missing, and no more than an interval. Were any progress enough, a liar that kept the decided
-    batches could push one at a time, for as long as there are any, while nobody else has them."""
+    """Were any progress enough, a liar that kept the decided batches could push one at a time, for
+    as long as there are any, while nobody else has them."""
     half = (core.low_water_mark - core.executed) // 2
-    return core.executed + max(1, min(half, core.genesis.constants.checkpoint_interval))
+    enough = _patience(core).intervals * core.genesis.constants.checkpoint_interval
+    return core.executed + max(1, min(half, enough))
 
 
 def _knows_own_leaves(core: Core) -> bool:
@@ -139,7 +150,7 @@ def next_deadline_us(core: Core) -> Micros | None:
     if core.transfer is None:
         if core.behind_since_us is None or core.merging is not None:
             return None
-        until_us = core.behind_since_us + _pushed_patience_us(core)
+        until_us = core.behind_since_us + _patience(core).wait_us
         return core.recount_due_us if core.diverged else until_us
     if core.transfer.installing:
         return None

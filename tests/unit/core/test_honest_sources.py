@@ -92,7 +92,7 @@ def test_a_checkpoint_a_little_below_h_will_do() -> None:
     target.serve(1)
     target.serve(1)
     assert target.node.core.executed == FAR
-    target.solo.cluster.advance(state_transfer.TAIL_PATIENCE_US + SECOND)
+    target.solo.cluster.advance(state_transfer.PATIENCE_AFTER_TRANSFER.wait_us + SECOND)
     assert target.transfer.certificate is None, "it goes on towards h"
 
 

@@ -65,7 +65,7 @@ def test_batches_pushed_one_by_one_put_no_transfer_off() -> None:
     for _ in range(10):
         record = decided[cluster[late].core.executed + 1]
         cluster[late].receive(liar, CommittedBatch(record.commits, record.batch))
-        cluster.advance(state_transfer.PATIENCE_US - 20_000)
+        cluster.advance(state_transfer.PATIENCE.wait_us - 20_000)
         if cluster[late].events(EventName.STATE_TRANSFER_STARTED):
             break
     assert cluster[late].events(EventName.STATE_TRANSFER_STARTED)

@@ -7,7 +7,7 @@ import pytest
 
 from pbft.core.effects import EventName, ReadBack, Send, Truncate
 from pbft.core.shares import STANDING_IN_US, STRIPE, STUCK_US, UNDER_WAY_BYTES, Share, share_of
-from pbft.core.state_transfer import TAIL_BYTES, TAIL_PATIENCE_US
+from pbft.core.state_transfer import PATIENCE_AFTER_TRANSFER
 from pbft.core.tail import STATEMENT_BYTES, Tail, weight
 from pbft.limits import KIB, LocalLimits
 from pbft.messages import CommittedBatch, StateChunk, Status
@@ -353,7 +353,7 @@ def started(cluster: Cluster) -> int:
 def test_after_a_transfer_its_sources_are_given_time_to_push_the_rest() -> None:
     """They have it on disk, and another transfer would be overtaken like the first."""
     cluster = after_a_transfer()
-    cluster.advance(TAIL_PATIENCE_US - SECOND // 2)
+    cluster.advance(PATIENCE_AFTER_TRANSFER.wait_us - SECOND // 2)
     assert started(cluster) == 1
     cluster.advance(SECOND)
     assert started(cluster) == 2
@@ -363,10 +363,10 @@ def test_large_batches_are_progress_though_they_are_few() -> None:
     cluster = after_a_transfer()
     late = cluster[LATE]
     for _ in range(2):
-        cluster.advance(TAIL_PATIENCE_US - SECOND // 2)
-        late.core.tail.executed_bytes += TAIL_BYTES
+        cluster.advance(PATIENCE_AFTER_TRANSFER.wait_us - SECOND // 2)
+        late.core.tail.executed_bytes += PATIENCE_AFTER_TRANSFER.size
         cluster.advance(SECOND // 4)
     assert started(cluster) == 1
-    late.core.tail.executed_bytes += TAIL_BYTES - 1
-    cluster.advance(TAIL_PATIENCE_US + SECOND)
+    late.core.tail.executed_bytes += PATIENCE_AFTER_TRANSFER.size - 1
+    cluster.advance(PATIENCE_AFTER_TRANSFER.wait_us + SECOND)
     assert started(cluster) == 2
