@@ -65,6 +65,8 @@ receiver does at once."""
 CHUNK_SCAN_BYTES = 8 * MIB
 """Their values, wanted or not, for one chunk (at least one is looked at whatever its size). What is
 not wanted is neither copied nor checked, but it may have to come from disk."""
+STATEMENT_BYTES = 256
+"""What a signed statement takes in memory or on disk, rounded up."""
 CHUNK_COST_BYTES = 32 * KIB
 """What a chunk is taken to weigh at least: finding that there is little to send takes time too."""
 TRANSFER_FLOOR_RATE = 512 * KIB
@@ -192,6 +194,7 @@ class LocalLimits:
     """Decided batches, with their certificates, kept in memory above the durable state and the
     states that peers are fetching ..."""
     tail_disk_bytes: int = 1024 * MIB
-    """... and in the vote log, or as much as the state weighs if that is more."""
+    """... and in the vote log with all that is signed for them, or as much as the state weighs if
+    that is more. The pages of the file can take twice that where batches are small."""
     fetch_digests: int = 256
     """Bodies asked for in one status."""

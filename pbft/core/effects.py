@@ -114,7 +114,7 @@ class Truncate:
 @dataclass(frozen=True, slots=True)
 class ReadBack:
     """Read the decided records of these sequences, ascending, for a peer from the vote log, up to
-    the first that is not there, or about `size` bytes of bodies; then call `on_read_back`."""
+    the first that is not there, or about `size` bytes of them; then call `on_read_back`."""
 
     peer: ReplicaId
     sequences: tuple[SequenceNumber, ...]

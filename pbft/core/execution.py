@@ -121,7 +121,9 @@ def _save_decision(core: Core, slot: Slot, batch: VerifiedBatch | None, *, gates
     assert decision is not None
     prepared = slot.prepared is not None and slot.prepared.digest == decision.digest
     encoded = b"" if batch is None else batch.encoded
-    core.tail.note_executed(slot.sequence, len(encoded))
+    # Its records: pre-prepare, prepared certificate, commit certificate.
+    signed = 2 + 2 * len(decision.commits)
+    core.tail.note_executed(slot.sequence, len(encoded), signed)
     record = DecidedRecord(slot.sequence, decision.digest, decision.commits, encoded)
     core.emit(Persist(record, gates=gates or not prepared))
 

@@ -149,22 +149,27 @@ def on_status(core: Core, sender: ReplicaId, authenticated: Authenticated[Status
 
 
 def _read_back(core: Core, peer: ReplicaId, executed: SequenceNumber) -> None:
-    """Asks the vote log for what the peer can execute next, if only that has it still."""
-    if peer in core.reading_back or executed < core.tail.floor:
+    """Asks the vote log for what the peer can execute next, if only that has it still: a portion at
+    a time, and now and then, because the thread that reads is the one that writes votes."""
+    hold, now_us = core.holds.get(peer), core.now.monotonic_us
+    if hold is None or peer in core.reading_back:
         return
+    size = min(core.settings.limits.healing_bytes_per_status, hold.share.room(now_us))
+    is_early = now_us < hold.read_us + core.settings.timers.status_fast_us // 2
     cold = tuple(n for n in _due_of_tail(core, peer, executed) if core.tail.get(n) is None)
-    size = core.settings.limits.healing_bytes_per_status
-    if peer in core.holds:
-        size = min(size, core.holds[peer].share.room(core.now.monotonic_us))
-    if cold and size > 0:
+    if cold and size > 0 and not is_early:
+        hold.read_us = now_us
         core.reading_back.add(peer)
         core.emit(ReadBack(peer, cold, size))
 
 
 def _due_of_tail(core: Core, peer: ReplicaId, executed: SequenceNumber) -> Iterator[SequenceNumber]:
-    """What this replica is to push now of what has left the log and the peer can take."""
+    """What this replica is to push now of what has left the log and the peer can take: nothing if
+    there is a gap before it."""
     end = min(core.log_floor, core.executed, executed + core.genesis.constants.window)
     hold, now_us = core.holds.get(peer), core.now.monotonic_us
+    if executed < core.tail.floor:
+        return
     for sequence in range(executed + 1, end + 1):
         if hold is None:
             is_due = ("decided", sequence) not in core.pushed_us[peer]

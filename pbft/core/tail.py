@@ -6,14 +6,12 @@ read back for the peer that lacks it.
 """
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pbft.core.shares import Share
+from pbft.limits import STATEMENT_BYTES
 from pbft.messages import CommittedBatch
 from pbft.types import Micros, SequenceNumber
-
-STATEMENT_BYTES = 256
-"""What a signed statement takes in memory, rounded up."""
 
 
 @dataclass(slots=True)
@@ -37,6 +35,8 @@ class Hold:
     cheaper."""
     share: Share
     """What this replica pushes of it."""
+    read_us: Micros = field(default=0, kw_only=True)
+    """When some of it was read back from the vote log last."""
     begun_us: Micros
     used_us: Micros
     """When the peer last came closer to the others."""
@@ -81,15 +81,16 @@ class Tail:
         while self.memory_bytes > limit_bytes:
             self._forget(next(iter(self._items)))
 
-    def note_executed(self, sequence: SequenceNumber, size: int) -> None:
-        """Batch `sequence`, the next, with so many bytes of body was executed, and its record goes
-        to the vote log."""
+    def note_executed(self, sequence: SequenceNumber, size: int, signed: int) -> None:
+        """Batch `sequence`, the next, with so many bytes of body was executed, and its records go
+        to the vote log, with so many signed statements."""
         end = -(-sequence // self._interval) * self._interval
         if not self._spans or self._spans[-1].end != end:
             self._spans.append(Span(end, 0))
         self.executed_bytes += size
-        self._spans[-1].size += size + STATEMENT_BYTES
-        self.disk_bytes += size + STATEMENT_BYTES
+        weighs = size + STATEMENT_BYTES * signed
+        self._spans[-1].size += weighs
+        self.disk_bytes += weighs
 
     def cut(self, wanted: SequenceNumber, durable: SequenceNumber, limit_bytes: int) -> None:
         """Gives up on disk what is not above `wanted`, and the oldest beyond the limit, but

@@ -35,6 +35,8 @@ class TailDisk:
         self._worker = worker
         self._tell = tell
         self._log = log
+        self._unreadable: SequenceNumber = 0
+        """What was logged last."""
 
     def perform(self, effect: ReadBack) -> None:
         """Queues an effect; it is told in any case. What cannot be read is only logged: other
@@ -48,8 +50,10 @@ class TailDisk:
     def _on_read(
         self, effect: ReadBack, found: Sequence[DecidedRecord], error: BaseException | None
     ) -> None:
+        self._tell(TailRead(effect.peer, found))
         if isinstance(error, StorageCorrupt):
-            self._log.warning("tail_unreadable", sequence=effect.sequences[0], error=str(error))
+            if effect.sequences[0] != self._unreadable:
+                self._unreadable = effect.sequences[0]
+                self._log.warning("tail_unreadable", sequence=self._unreadable, error=str(error))
         elif error is not None:
             raise error
-        self._tell(TailRead(effect.peer, found))

@@ -36,8 +36,8 @@ class VoteLog(Protocol):
         self, sequences: Sequence[SequenceNumber], size: int
     ) -> Sequence[DecidedRecord]:
         """The decided records of these sequences, up to the first that is not there, as many as
-        have about `size` bytes of bodies, at least one. Blocks; call it where `write` is called.
-        Raises StorageCorrupt if the first cannot be read."""
+        have about `size` bytes with their certificates, at least one. Blocks; call it where `write`
+        is called. Raises StorageCorrupt if the first cannot be read."""
         ...
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from pbft.core.effects import (
     Truncate,
     ViewChangeRecord,
 )
+from pbft.limits import STATEMENT_BYTES
 from pbft.messages import Leaf
 from pbft.storage.api import INITIAL_CHECKPOINT, BaseChange, DurableCheckpoint, StageStore
 from pbft.storage.checksum import protect
@@ -90,7 +91,7 @@ class MemoryLog:
             if record is None or size <= 0:
                 break
             found.append(record)
-            size -= len(record.batch)
+            size -= len(record.batch) + STATEMENT_BYTES * len(record.commits)
         return found
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from pbft.core.effects import (
     Truncate,
     ViewChangeRecord,
 )
-from pbft.limits import MIB
+from pbft.limits import MIB, STATEMENT_BYTES
 from pbft.storage import log_records as records
 from pbft.storage.api import StorageCorrupt, StorageFailed
 from pbft.storage.checksum import checked, protect
@@ -191,7 +191,7 @@ def read_decided(
         if record is None or size <= 0:
             break
         found.append(record)
-        size -= len(record.batch)
+        size -= len(record.batch) + STATEMENT_BYTES * len(record.commits)
     return found
 
 
@@ -241,9 +241,12 @@ class LogLoader:
 
     def _read_all(self) -> Iterator[tuple[bytes, bytes]]:
         cursor = self._transaction.cursor()
-        found = cursor.set_range(b"")
+        found, before = cursor.set_range(b""), b""
         while found:
             key, kind = cursor.key(), cursor.key()[:1]
+            if key <= before:
+                raise StorageCorrupt(f"the key {key.hex()} of the vote log is out of order")
+            before = key
             is_old = kind in records.SLOT_KINDS and records.sequence_of(key) <= self._above
             if is_old and kind == records.BODY:
                 # Large; and one that is in the wrong place is missed in its own.

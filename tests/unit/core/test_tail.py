@@ -8,8 +8,8 @@ import pytest
 from pbft.core.effects import EventName, ReadBack, Send, Truncate
 from pbft.core.shares import STANDING_IN_US, STRIPE, STUCK_US, UNDER_WAY_BYTES, Share, share_of
 from pbft.core.state_transfer import PATIENCE_AFTER_TRANSFER
-from pbft.core.tail import STATEMENT_BYTES, Tail, weight
-from pbft.limits import KIB, LocalLimits
+from pbft.core.tail import Tail, weight
+from pbft.limits import KIB, STATEMENT_BYTES, LocalLimits
 from pbft.messages import CommittedBatch, StateChunk, Status
 from tests.harness.core_cluster import SECOND, Cluster, Node
 from tests.harness.core_forge import INTERVAL, WINDOW
@@ -47,7 +47,7 @@ def test_what_is_kept_twice_counts_once() -> None:
 def executed(count: int, size: int = 0) -> Tail:
     tail = Tail(INTERVAL)
     for sequence in range(1, count + 1):
-        tail.note_executed(sequence, size)
+        tail.note_executed(sequence, size, 1)
     return tail
 
 
@@ -78,7 +78,7 @@ def test_after_an_installation_what_was_before_is_not_counted_on() -> None:
     tail = executed(3 * INTERVAL)
     tail.restart(2 * INTERVAL)
     assert (tail.floor, tail.disk_bytes) == (2 * INTERVAL, 0)
-    tail.note_executed(2 * INTERVAL + 1, 0)
+    tail.note_executed(2 * INTERVAL + 1, 0, 1)
     assert tail.disk_bytes == STATEMENT_BYTES
     assert floor_after(tail, 3 * INTERVAL, 3 * INTERVAL, 0) == 3 * INTERVAL
     assert tail.disk_bytes == 0
@@ -146,9 +146,9 @@ def test_what_is_under_way_is_not_pushed_again_at_once_and_is_bounded() -> None:
 # Together.
 
 
-def fetching(limits: LocalLimits) -> Cluster:
-    """A cluster whose last replica has asked for a state, of which nothing has come yet, while the
-    others went on for MORE batches."""
+def fetching(limits: LocalLimits, weighs: int | None = None) -> Cluster:
+    """A cluster whose last replica has asked for a state (which `weighs` so much to its sources),
+    of which nothing has come yet, while the others went on for MORE batches."""
     cluster = Cluster(4, limits=limits)
     cluster.isolate(LATE)
     cluster.run(FAR)
@@ -156,6 +156,10 @@ def fetching(limits: LocalLimits) -> Cluster:
     cluster.hold(lambda m: isinstance(m.item, StateChunk))
     cluster.advance(SECOND // 2)
     assert cluster[LATE].core.transfer is not None and cluster.network.held
+    for node in sources(cluster):
+        assert node.core.holds[LATE].size > 0
+        if weighs is not None:
+            node.core.holds[LATE].size = weighs
     cluster.run(MORE, first=FAR + 1)
     return cluster
 
@@ -176,10 +180,7 @@ def test_a_transfer_ends_though_memory_does_not_hold_what_was_decided_meanwhile(
 
 def test_without_the_disk_it_takes_another_transfer() -> None:
     """The bound of what is kept there holds."""
-    cluster = fetching(LocalLimits(tail_bytes=KIB, tail_disk_bytes=0))
-    for node in sources(cluster):
-        # As if the state weighed nothing: it bounds the tail, too.
-        node.core.holds[LATE].size = 0
+    cluster = fetching(LocalLimits(tail_bytes=KIB, tail_disk_bytes=0), weighs=0)
     cluster.run(2 * INTERVAL, first=FAR + MORE + 1)
     for node in sources(cluster):
         assert node.core.tail.disk_bytes <= 2 * INTERVAL * KIB
@@ -191,10 +192,7 @@ def test_without_the_disk_it_takes_another_transfer() -> None:
 
 
 def test_as_much_as_the_state_weighs_is_kept_though_the_limit_is_lower() -> None:
-    cluster = fetching(LocalLimits(tail_bytes=KIB, tail_disk_bytes=0))
-    for node in sources(cluster):
-        assert node.core.holds[LATE].size > 0
-        node.core.holds[LATE].size = KIB * KIB
+    cluster = fetching(LocalLimits(tail_bytes=KIB, tail_disk_bytes=0), weighs=KIB * KIB)
     cluster.run(2 * INTERVAL, first=FAR + MORE + 1)
     assert {node.core.tail.floor for node in sources(cluster)} == {
         node.core.holds[LATE].sequence for node in sources(cluster)
@@ -258,7 +256,8 @@ def test_a_portion_is_read_for_each_status_of_a_peer() -> None:
     cluster.drop(lambda m: LATE in (m.sender, m.to))
     known = cluster[1].core.peers[LATE]
     first = source.core.holds[LATE].sequence + 1
-    for elapsed in range(3):
+    for elapsed in range(6):
+        # Every second status comes before the disk may be read again.
         cluster.advance(30_000)
         told = replace(known, executed=first - 1, clock_us=source.now().wall_us + elapsed)
         cluster.tell(0, cluster.forge.signers[LATE].sign(told), sender=LATE)
@@ -304,6 +303,17 @@ def test_for_a_peer_one_portion_at_a_time_is_read() -> None:
     assert not pushed(source, cluster, told)
     source.core.reading_back.clear()
     assert pushed(source, cluster, told)
+
+
+def test_to_a_peer_whose_state_leads_nowhere_nothing_is_pushed() -> None:
+    """Before it has installed the one that it fetches it could execute none of it."""
+    cluster = fetching(LocalLimits())
+    source = cluster[0]
+    assert len(source.core.tail) and cluster[LATE].core.executed < source.core.tail.floor
+    cluster.drop(lambda m: LATE in (m.sender, m.to))
+    told = replace(cluster[1].core.peers[LATE], clock_us=source.now().wall_us)
+    assert told.executed < source.core.tail.floor
+    assert not pushed(source, cluster, told)
 
 
 def test_a_replica_whose_state_is_wrong_pushes_nothing_that_it_read() -> None:

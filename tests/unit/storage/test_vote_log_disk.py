@@ -144,6 +144,27 @@ def test_a_vote_whose_key_rotted_into_an_old_one_is_missed(tmp_path: Path, key: 
     log.close()
 
 
+def test_keys_that_are_out_of_order_are_noticed_and_end_the_loading(tmp_path: Path) -> None:
+    """A bit of a key on a page of LMDB, which walks by position and looks for by order."""
+    log = LmdbVoteLog(tmp_path, create=True)
+    log.write([Persist(decided(sequence)) for sequence in range(1, 101)])
+    log.close()
+    path = tmp_path / "data.mdb"
+    data = path.read_bytes()
+    rotted = 0
+    for whole, rotten in ((90, 10), (60, 90)):
+        key = log_records.body_key(whole, decided(whole).digest)
+        assert key in data
+        damaged = data.replace(key, log_records.body_key(rotten, decided(whole).digest))
+        path.write_bytes(damaged)
+        log = LmdbVoteLog(tmp_path)
+        with pytest.raises(StorageCorrupt):
+            log.load(above=50)
+        log.close()
+        rotted += 1
+    assert rotted == 2
+
+
 def test_a_long_truncation_ends_with_later_ones(tmp_path: Path) -> None:
     """So that it holds no vote up."""
     log = LmdbVoteLog(tmp_path, create=True)
