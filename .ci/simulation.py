@@ -16,7 +16,7 @@ COUNTERS_MIN_PER_2000 = {
     "unequal_h": 50,
     "null_slots": 50,
     "state_transfers": 50,
-    "read_backs": 200,
+    "read_backs": 60,
     "restarts": 200,
     "power_loss_runs": 200,
     "disk_faults": 600,
