@@ -99,8 +99,8 @@ def test_a_disk_that_nobody_damaged_and_that_cannot_be_read_is_seen(
     """Were it replaced in silence, a replica that cannot read what it wrote would look amnesiac."""
     load = VirtualLog.load
 
-    def fail(log: VirtualLog) -> SavedLog:
-        if load(log) != SavedLog():
+    def fail(log: VirtualLog, above: int = 0) -> SavedLog:
+        if load(log, above) != SavedLog():
             raise StorageCorrupt("what was written does not decode")
         return load(log)
 
