@@ -13,8 +13,9 @@ from pbft.types import Micros, ReplicaId, SequenceNumber
 STRIPE = 4
 """Sequences in a row that are pushed by the same replica."""
 STUCK_US: Micros = 500_000
-"""What was pushed and is not executed after this is pushed again; and a peer that executes nothing
-for so long lacks what the owner of its next batch should have pushed."""
+"""A peer that executes nothing for so long lacks what the owner of its next batch should have
+pushed, and what was pushed before that is taken for lost. One that goes forward is only slow:
+pushing the same again would keep it busy with copies."""
 STANDING_IN_US: Micros = 10_000_000
 """So long its stripes are pushed by all."""
 UNDER_WAY_BYTES = 8 * MIB
@@ -44,7 +45,8 @@ class Share:
             self.executed, self.since_us = executed, now_us
             self.pushed = {n: known for n, known in self.pushed.items() if n > executed}
         elif now_us >= self.since_us + STUCK_US:
-            self.since_us = now_us
+            lost_us, self.since_us = now_us - STUCK_US, now_us
+            self.pushed = {n: known for n, known in self.pushed.items() if known[0] > lost_us}
             self.standing_in[self._owner(executed + 1)] = now_us + STANDING_IN_US
 
     def note_pushed(self, sequence: SequenceNumber, size: int, now_us: Micros) -> None:
@@ -56,13 +58,11 @@ class Share:
         owner = self._owner(sequence)
         if owner != self.mine and now_us >= self.standing_in.get(owner, 0):
             return False
-        known = self.pushed.get(sequence)
-        return known is None or now_us >= known[0] + STUCK_US
+        return sequence not in self.pushed
 
-    def room(self, now_us: Micros) -> int:
+    def room(self) -> int:
         """How many bytes more may be under way; not positive if none."""
-        since_us = now_us - STUCK_US
-        return UNDER_WAY_BYTES - sum(size for at, size in self.pushed.values() if at > since_us)
+        return UNDER_WAY_BYTES - sum(size for _, size in self.pushed.values())
 
     def _owner(self, sequence: SequenceNumber) -> int:
         return sequence // STRIPE % self.others

@@ -154,7 +154,7 @@ def _read_back(core: Core, peer: ReplicaId, executed: SequenceNumber) -> None:
     hold, now_us = core.holds.get(peer), core.now.monotonic_us
     if hold is None or peer in core.reading_back:
         return
-    size = min(core.settings.limits.healing_bytes_per_status, hold.share.room(now_us))
+    size = min(core.settings.limits.healing_bytes_per_status, hold.share.room())
     is_early = now_us < hold.read_us + core.settings.timers.status_fast_us // 2
     cold = tuple(n for n in _due_of_tail(core, peer, executed) if core.tail.get(n) is None)
     if cold and size > 0 and not is_early:
@@ -183,7 +183,8 @@ def _note_pushed(core: Core, peer: ReplicaId, key: PushKey, item: PeerItem) -> N
     now_us = core.now.monotonic_us
     core.pushed_us[peer].setdefault(key, now_us)
     hold = core.holds.get(peer)
-    if hold is not None and isinstance(item, CommittedBatch):
+    # What is in the log is not executed soon, and would take the place of what is next.
+    if hold is not None and isinstance(item, CommittedBatch) and int(key[1]) <= core.log_floor:
         hold.share.note_pushed(int(key[1]), len(item.batch), now_us)
 
 
@@ -237,7 +238,7 @@ def _of_tail(
 ) -> Iterator[tuple[PushKey, CommittedBatch]]:
     hold = core.holds.get(sender)
     for sequence in _due_of_tail(core, sender, status.executed):
-        if hold is not None and hold.share.room(core.now.monotonic_us) <= 0:
+        if hold is not None and hold.share.room() <= 0:
             return
         if (item := core.tail.get(sequence)) is not None:
             yield ("decided", sequence), item

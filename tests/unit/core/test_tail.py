@@ -132,15 +132,24 @@ def test_a_peer_that_goes_forward_is_held_against_nobody() -> None:
 def test_what_is_under_way_is_not_pushed_again_at_once_and_is_bounded() -> None:
     (share, *_) = shares()
     share.note_pushed(3 * STRIPE, 100, 0)
-    assert not share.is_due(3 * STRIPE, STUCK_US - 1)
-    assert share.is_due(3 * STRIPE, STUCK_US)
-    assert share.room(0) == UNDER_WAY_BYTES - 100
-    share.note(3 * STRIPE - 1, 1)
-    assert share.room(STUCK_US - 1) == UNDER_WAY_BYTES - 100
-    # What did not arrive until then is not under way.
-    assert share.room(STUCK_US) == UNDER_WAY_BYTES
-    share.note(3 * STRIPE, 2)
-    assert share.room(2) == UNDER_WAY_BYTES
+    assert not share.is_due(3 * STRIPE, 0)
+    assert share.room() == UNDER_WAY_BYTES - 100
+    share.note(3 * STRIPE, 1)
+    assert share.room() == UNDER_WAY_BYTES
+
+
+def test_what_was_pushed_is_lost_when_the_peer_stands_still_not_when_it_is_slow() -> None:
+    (share, *_) = shares()
+    share.note_pushed(3 * STRIPE, 100, 0)
+    for step in range(1, 6):
+        share.note(step, step * (STUCK_US - 1))
+        assert not share.is_due(3 * STRIPE, step * STUCK_US)
+    last_us = 5 * (STUCK_US - 1)
+    share.note_pushed(6 * STRIPE, 10, last_us + 1)
+    share.note(5, last_us + STUCK_US)
+    assert share.is_due(3 * STRIPE, last_us + STUCK_US)
+    assert not share.is_due(6 * STRIPE, last_us + STUCK_US)
+    assert share.room() == UNDER_WAY_BYTES - 10
 
 
 # Together.
@@ -292,6 +301,21 @@ def pushed(source: Node, cluster: Cluster, told: Status) -> list[object]:
     effects = source.effects[before:]
     reads = [e for e in effects if isinstance(e, ReadBack)]
     return [*reads, *(e for e in effects if isinstance(e, Send) and e.item in tail)]
+
+
+def test_what_is_pushed_out_of_the_log_takes_no_room() -> None:
+    """It is executed last."""
+    cluster = fetching(LocalLimits(tail_bytes=KIB))
+    source = cluster[0]
+    cluster.drop(lambda m: LATE in (m.sender, m.to))
+    near = source.core.log_floor
+    told = replace(cluster[1].core.peers[LATE], executed=near, clock_us=source.now().wall_us)
+    cluster.advance(SECOND)
+    before = len(source.effects)
+    cluster.tell(0, cluster.forge.signers[LATE].sign(told), sender=LATE)
+    sent = [e.item for e in source.effects[before:] if isinstance(e, Send)]
+    assert any(isinstance(item, CommittedBatch) for item in sent)
+    assert not source.core.holds[LATE].share.pushed
 
 
 def test_for_a_peer_one_portion_at_a_time_is_read() -> None:
