@@ -42,8 +42,10 @@ class Share:
     def note(self, executed: SequenceNumber, now_us: Micros) -> None:
         """The peer says how far it is."""
         if executed != self.executed:
+            # Only a liar goes back, or one that replaces a wrong state: what it was pushed is moot.
+            went_on = executed > self.executed
             self.executed, self.since_us = executed, now_us
-            self.pushed = {n: known for n, known in self.pushed.items() if n > executed}
+            self.pushed = {n: it for n, it in self.pushed.items() if went_on and n > executed}
         elif now_us >= self.since_us + STUCK_US:
             lost_us, self.since_us = now_us - STUCK_US, now_us
             self.pushed = {n: known for n, known in self.pushed.items() if known[0] > lost_us}

@@ -11,6 +11,7 @@ from pbft.core.effects import Broadcast, DecidedRecord, ReadBack, Send
 from pbft.core.log import Slot
 from pbft.core.normal_case import digests_wanted
 from pbft.core.state import Core, Mode, PushKey
+from pbft.core.tail import weight
 from pbft.crypto.digest import NULL_DIGEST
 from pbft.errors import Reason
 from pbft.messages import (
@@ -185,7 +186,7 @@ def _note_pushed(core: Core, peer: ReplicaId, key: PushKey, item: PeerItem) -> N
     hold = core.holds.get(peer)
     # What is in the log is not executed soon, and would take the place of what is next.
     if hold is not None and isinstance(item, CommittedBatch) and int(key[1]) <= core.log_floor:
-        hold.share.note_pushed(int(key[1]), len(item.batch), now_us)
+        hold.share.note_pushed(int(key[1]), weight(item), now_us)
 
 
 def on_read_back(core: Core, peer: ReplicaId, records: Sequence[DecidedRecord]) -> None:

@@ -6,7 +6,7 @@ read back for the peer that lacks it.
 """
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pbft.core.shares import Share
 from pbft.limits import STATEMENT_BYTES
@@ -35,11 +35,11 @@ class Hold:
     cheaper."""
     share: Share
     """What this replica pushes of it."""
-    read_us: Micros = field(default=0, kw_only=True)
-    """When some of it was read back from the vote log last."""
     begun_us: Micros
     used_us: Micros
     """When the peer last came closer to the others."""
+    read_us: Micros = 0
+    """When some of it was read back from the vote log last."""
 
 
 class Tail:

@@ -10,7 +10,7 @@ from pbft.core.shares import STANDING_IN_US, STRIPE, STUCK_US, UNDER_WAY_BYTES, 
 from pbft.core.state_transfer import PATIENCE_AFTER_TRANSFER
 from pbft.core.tail import Tail, weight
 from pbft.limits import KIB, STATEMENT_BYTES, LocalLimits
-from pbft.messages import CommittedBatch, StateChunk, Status
+from pbft.messages import CommittedBatch, StateChunk, StateRequest, Status
 from tests.harness.core_cluster import SECOND, Cluster, Node
 from tests.harness.core_forge import INTERVAL, WINDOW
 from tests.harness.core_transfer import FAR
@@ -138,6 +138,17 @@ def test_what_is_under_way_is_not_pushed_again_at_once_and_is_bounded() -> None:
     assert share.room() == UNDER_WAY_BYTES
 
 
+def test_a_peer_that_goes_back_has_no_more_under_way_than_it_can_take() -> None:
+    """Small batches would hardly count: a liar that went back step by step would be pushed, and
+    have remembered, all that there is."""
+    (share, *_) = shares()
+    for executed in range(10 * WINDOW, 0, -WINDOW):
+        share.note(executed, 0)
+        for sequence in range(executed + 1, executed + WINDOW + 1):
+            share.note_pushed(sequence, 0, 0)
+        assert len(share.pushed) == WINDOW
+
+
 def test_what_was_pushed_is_lost_when_the_peer_stands_still_not_when_it_is_slow() -> None:
     (share, *_) = shares()
     share.note_pushed(3 * STRIPE, 100, 0)
@@ -184,6 +195,7 @@ def test_a_transfer_ends_though_memory_does_not_hold_what_was_decided_meanwhile(
     cluster.advance(5 * SECOND)
     assert cluster.agree() and cluster.executed() == {FAR + MORE}
     assert len(cluster[LATE].events(EventName.STATE_TRANSFER_STARTED)) == 1
+    assert not cluster[LATE].core.follows_transfer
     assert all(any(isinstance(e, ReadBack) for e in n.effects) for n in sources(cluster))
 
 
@@ -206,6 +218,20 @@ def test_as_much_as_the_state_weighs_is_kept_though_the_limit_is_lower() -> None
     assert {node.core.tail.floor for node in sources(cluster)} == {
         node.core.holds[LATE].sequence for node in sources(cluster)
     }
+
+
+def test_what_leads_on_from_the_own_state_of_a_peer_stays_while_it_fetches_another() -> None:
+    """It may be the shorter way, and is gone for good once the log is truncated."""
+    cluster = fetching(LocalLimits(tail_bytes=KIB))
+    source, floor = cluster[0], cluster[0].core.tail.floor
+    cluster.drop(lambda m: LATE in (m.sender, m.to))
+    durable = source.core.state.durable_sequence
+    assert floor + 1 < durable
+    for told, kept in ((floor - 1, durable), (floor, floor), (floor + 1, floor + 1)):
+        source.core.peers[LATE] = replace(cluster[1].core.peers[LATE], executed=told)
+        cluster.advance(2 * SECOND)
+        source.receive(LATE, StateRequest(1, 0))
+        assert source.core.holds[LATE].sequence == kept
 
 
 def test_the_log_is_truncated_once_the_peer_has_caught_up() -> None:
