@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -322,7 +323,7 @@ class Node:
                 return
             elif isinstance(effect, ReadBack):
                 delay_us = int(self.world.speed.sync_us * (1 + self._random.random()))
-                self.world.scheduler.after(delay_us, self._on_read_back, self.starts, effect)
+                self._after(delay_us, partial(self._on_read_back, effect))
         self.outbox.perform(effects)
         self._schedule_wake()
         self._schedule_seal()
@@ -334,16 +335,23 @@ class Node:
             self._sealing = self.starts
             slowness = SLOW_SEAL if self._random.random() < self.slow_seals else 1
             delay_us = int(self.world.speed.seal_us * slowness * 2 * self._random.random())
-            self.world.scheduler.after(delay_us, self._on_seal, self.starts)
+            self._after(delay_us, self._on_seal)
 
-    def _on_seal(self, start: int) -> None:
+    def _after(self, delay_us: Micros, then: Callable[[Replica], None]) -> None:
+        """Goes on with what this process waits for, unless it is gone by then."""
+        self.world.scheduler.after(delay_us, self._on_due, self.starts, then)
+
+    def _on_due(self, start: int, then: Callable[[Replica], None]) -> None:
         if start != self.starts or self.replica is None:
             return
         if self._frozen is not None:
-            self._frozen.append(lambda: self._on_seal(start))
+            self._frozen.append(lambda: self._on_due(start, then))
             return
+        then(self.replica)
+
+    def _on_seal(self, replica: Replica) -> None:
         self._sealing = 0
-        replica, sealed = self.replica, None
+        sealed = None
         try:
             while sealed is None and self.state.is_sealing:
                 sealed = self.state.advance_seal()
@@ -354,13 +362,8 @@ class Node:
             sequence, digest = sealed
             self._run(lambda now: replica.sealed(sequence, digest, now))
 
-    def _on_read_back(self, start: int, effect: ReadBack) -> None:
-        if start != self.starts or self.replica is None:
-            return
-        if self._frozen is not None:
-            self._frozen.append(lambda: self._on_read_back(start, effect))
-            return
-        replica, records = self.replica, self._read_decided(effect)
+    def _on_read_back(self, effect: ReadBack, replica: Replica) -> None:
+        records = self._read_decided(effect)
         self._run(lambda now: replica.read_back(effect.peer, records, now))
 
     def _read_decided(self, effect: ReadBack) -> Sequence[DecidedRecord]:
@@ -442,21 +445,16 @@ class Node:
         delay_us = int(self.world.speed.merge_us * (1 + self._random.random()))
         if self._random.random() < self.slow_merges:
             delay_us += int(SLOW_MERGE_US * self._random.random())
-        self.world.scheduler.after(delay_us, self._on_job_done, self.starts, plan)
+        self._after(delay_us, partial(self._on_job_done, plan))
 
-    def _on_job_done(self, start: int, plan: MergePlan | InstallPlan) -> None:
-        """A merge or an install ended, unless the process that began it is gone."""
-        if start != self.starts or self.replica is None:
-            return
-        if self._frozen is not None:
-            self._frozen.append(lambda: self._on_job_done(start, plan))
-            return
+    def _on_job_done(self, plan: MergePlan | InstallPlan, replica: Replica) -> None:
+        """A merge or an install ended."""
         try:
             plan.run()
         except StorageCorrupt as error:
             self._refuse_disk(error)
             return
-        job, replica = self._jobs.popleft(), self.replica
+        job = self._jobs.popleft()
         if isinstance(plan, MergePlan):
             self.state.finish_merge(plan)
             step = replica.merged
