@@ -6,6 +6,7 @@ the work on the message that carries it, with a named reason.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar, cast
 
 from pbft.codec import (
@@ -33,6 +34,7 @@ from pbft.messages import (
     Hello,
     Inbound,
     Kind,
+    PeerItem,
     PrePrepare,
     Proposal,
     ReadReplies,
@@ -94,6 +96,14 @@ S = TypeVar("S", Commit, Checkpoint)
 _SOME_CHUNK = StateChunk(0, (), b"", 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Decoders:
+    """How bytes of peers become messages: pure functions, so many verifiers may share results."""
+
+    peer_item: Callable[[bytes], PeerItem] = decode_peer_item
+    message: Callable[[Kind, bytes], SignedMessage] = decode_message
+
+
 def everything_is_relevant(sender: ReplicaId, message: Unverified) -> None:
     """The Relevance of a verifier that stands alone."""
 
@@ -106,10 +116,12 @@ class Verifier:
         genesis: Genesis,
         scheme: SignatureScheme = ED25519,
         relevance: Relevance = everything_is_relevant,
+        decoders: Decoders = Decoders(),
     ) -> None:
         """`relevance` may be set later, once the core that provides it exists."""
         self.relevance = relevance
         self._genesis = genesis
+        self._decoders = decoders
         self._payload_bytes_max = payload_bytes_max(genesis)
         self._envelopes = Envelopes(genesis, scheme)
         self._requests = RequestVerifier(genesis, self._envelopes)
@@ -125,7 +137,7 @@ class Verifier:
         if item.startswith(STATE_CHUNK_TAG):
             # Nothing takes longer to build, and whether it is wanted depends on its sender only.
             self._require_relevant(sender, _SOME_CHUNK)
-        decoded = decode_peer_item(item)
+        decoded = self._decoders.peer_item(item)
         match decoded:
             case Signed():
                 return self._admit_statement(sender, decoded)
@@ -198,7 +210,7 @@ class Verifier:
         size, size_max = len(signed.payload), self._payload_bytes_max.get(signed.kind)
         if size_max is not None and size > size_max:
             raise Rejected(Reason.OVERSIZE, f"a {signed.kind.name} of {size} bytes")
-        message = decode_message(signed.kind, signed.payload)
+        message = self._decoders.message(signed.kind, signed.payload)
         named = isinstance(message, ViewChange | Recall)
         if named and message.replica != signed.signer:  # type: ignore[union-attr]
             raise Rejected(Reason.SENDER_MISMATCH)

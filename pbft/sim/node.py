@@ -23,7 +23,7 @@ from pbft.core.effects import (
 from pbft.core.replica import Replica
 from pbft.core.settings import Settings
 from pbft.crypto.signing import ReplicaSigner, SignatureScheme
-from pbft.crypto.verifier import Unverified, Verifier
+from pbft.crypto.verifier import Decoders, Unverified, Verifier
 from pbft.errors import Reason, Rejected
 from pbft.faults.api import Behaviour
 from pbft.genesis import Genesis
@@ -90,6 +90,7 @@ class Surroundings:
     network: Network
     genesis: Genesis
     scheme: SignatureScheme
+    decoders: Decoders
     speed: DiskSpeed
     watcher: Watcher
     clients: Mapping[Place, ClientKey]
@@ -175,7 +176,7 @@ class Node:
         """The core as the disk has it. Raises StorageCorrupt."""
         world, genesis = self.world, self.world.genesis
         constants = genesis.constants
-        self.verifier = Verifier(genesis, world.scheme, self._relevance)
+        self.verifier = Verifier(genesis, world.scheme, self._relevance, world.decoders)
         self.state = LayeredState(self.base, constants.buckets, constants.bucket_salt)
         self.outbox = Outbox(
             world.scheduler, self._random, self.log, world.speed, self._release, self.crash
