@@ -245,6 +245,8 @@ class Node:
                 self._on_client(self.world.clients[origin], data)
         except Rejected as error:
             self.rejections[error.reason.value] += 1
+        except StorageCorrupt as error:
+            self._refuse_disk(error)
 
     def _on_peer(self, origin: ReplicaId, data: bytes) -> None:
         inbound = self.verifier.admit_peer(origin, data)

@@ -93,6 +93,17 @@ def test_a_lost_write_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run().invariant == "I10"
 
 
+def test_a_disk_that_cannot_be_read_before_a_message_is_verified_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read(replica: Replica, sender: object, message: object) -> None:
+        raise StorageCorrupt("a session")
+
+    monkeypatch.setattr(Replica, "relevance", read)
+    outcome = run()
+    assert outcome.invariant == "I17" and "a session" in outcome.detail
+
+
 def test_a_disk_that_nobody_damaged_and_that_cannot_be_read_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
