@@ -71,6 +71,9 @@ class Summary:
     evidence: int
     transferring: bool
     diverged: bool
+    tail_memory_bytes: int
+    tail_log_bytes: int
+    """What is kept for peers that are behind: in memory, and in the vote log."""
 
 
 class Replica:
@@ -230,6 +233,8 @@ class Replica:
             len(core.evidence),
             core.transfer is not None,
             core.diverged,
+            core.tail.memory_bytes,
+            core.tail.disk_bytes,
         )
 
     # Inside.

@@ -73,6 +73,9 @@ class Metrics:
         self._sequence = gauge("sequence", "Highest sequence that reached a stage", "stage")
         self._low_water_mark = gauge("low_water_mark", "Last stable checkpoint h")
         self._pending_requests = gauge("pending_requests", "Requests not yet executed")
+        self._tail_bytes = gauge(
+            "tail_bytes", "Decided batches kept for peers that are behind", "where"
+        )
         self._peer_connected = gauge("peer_connected", "1 if streams both ways are up", "peer")
         self._peer_queue_bytes = gauge("peer_queue_bytes", "Bytes waiting to leave", "peer")
         self._clients_connected = gauge("clients_connected", "Streams of clients")
@@ -244,6 +247,8 @@ class Metrics:
         self._low_water_mark.set(status.low_water_mark)
         self._stage_of("executed").set(status.executed)
         self._pending_requests.set(status.pending_requests)
+        self._tail_bytes.labels("memory").set(status.tail_memory_bytes)
+        self._tail_bytes.labels("log").set(status.tail_log_bytes)
         self._clients_connected.set(status.clients_connected)
         self._faults.set(len(status.faults))
         for mode in MODES:

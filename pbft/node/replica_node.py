@@ -295,6 +295,8 @@ class ReplicaNode:
             state_digest=sealed.get(sequence, b"").hex(),
             state_digest_sequence=sequence,
             pending_requests=summary.pending_requests,
+            tail_memory_bytes=summary.tail_memory_bytes,
+            tail_log_bytes=summary.tail_log_bytes,
             faults=self._faults.names(),
             rejections=dict(self._metrics.rejections),
             peers_connected=self._network.peers_connected,

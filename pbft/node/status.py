@@ -32,6 +32,9 @@ class NodeStatus:
     state_digest_sequence: int
     pending_requests: int = 0
     """Requests that wait to be ordered or executed."""
+    tail_memory_bytes: int = 0
+    tail_log_bytes: int = 0
+    """Decided batches that are kept for peers that are behind, in memory and in the vote log."""
     faults: list[str] = field(default_factory=list)
     """Behaviours in force, by name."""
     rejections: dict[str, int] = field(default_factory=dict)

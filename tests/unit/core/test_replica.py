@@ -125,6 +125,10 @@ def test_the_summary() -> None:
     # Replica 2 committed to batches of which its view-change says nothing.
     assert summary.evidence == len(solo.node.core.evidence) == INTERVAL
     assert not summary.transferring and not summary.diverged
+    tail = solo.node.core.tail
+    tail.memory_bytes, tail.disk_bytes = 7, 9
+    summary = solo.node.replica.summary()
+    assert (summary.tail_memory_bytes, summary.tail_log_bytes) == (7, 9)
     solo.node.restart()
     assert solo.node.replica.summary().mode == "recalling"
 

@@ -35,6 +35,8 @@ STATUS = NodeStatus(
     state_digest="ab" * 32,
     state_digest_sequence=64,
     pending_requests=4,
+    tail_memory_bytes=10,
+    tail_log_bytes=2_000,
     faults=["silent"],
     rejections={"malformed": 3},
     peers_connected=[0, 1],
@@ -187,6 +189,8 @@ def test_counters_take_what_they_are_given() -> None:
     assert value(metrics, "is_primary") == 1
     assert value(metrics, "low_water_mark") == 64
     assert value(metrics, "pending_requests") == 4
+    assert value(metrics, "tail_bytes", where="memory") == 10
+    assert value(metrics, "tail_bytes", where="log") == 2_000
     assert value(metrics, "sequence", stage="executed") == 70
 
 
