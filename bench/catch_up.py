@@ -142,7 +142,11 @@ class Scene:
         self.client = client
         self.observer = Observer(cluster.layout.cluster_file)
         self._transferred = False
-        self._address = admin_addresses(cluster.layout.cluster_file)[VICTIM]
+        self._addresses = admin_addresses(cluster.layout.cluster_file)
+
+    def address_of(self, replica: int) -> str:
+        """Where it tells its metrics."""
+        return self._addresses[replica]
 
     async def stop_victim(self) -> None:
         """kill -9, when nobody keeps the batches after an earlier transfer for it any more."""
@@ -159,14 +163,15 @@ class Scene:
             assert time.monotonic() < deadline, await self.observer.statuses()
             await asyncio.sleep(POLL_SECONDS)
         self._transferred = True
-        return await asyncio.to_thread(self._transfer)
+        return await asyncio.to_thread(self.transfer)
 
     async def executed(self) -> int:
         """The highest sequence that any replica has executed."""
         return max(one.executed or 0 for one in await self.observer.statuses())
 
-    def _transfer(self) -> Transfer:
-        samples = read_samples(self._address)
+    def transfer(self) -> Transfer:
+        """What the victim's metrics say of its transfers. Blocks."""
+        samples = read_samples(self.address_of(VICTIM))
         refused = [
             int(total(samples, "pbft_rejected_total", reason="bad_snapshot", **of))
             for of in ({}, {"peer": str(LIAR)})
