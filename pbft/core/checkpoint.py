@@ -62,7 +62,7 @@ def sealed(core: Core, sequence: SequenceNumber, digest: Digest) -> None:
     """Votes for the digest of the state after n, or compares it with what the others said."""
     assert sequence <= core.executed
     core.unsealed.discard(sequence)
-    certificate = core.certified.pop(sequence, None)
+    certificate = core.certified.pop(sequence, None) or core.tail.certificates.get(sequence)
     if sequence >= core.low_water_mark:
         core.sealed[sequence] = digest
     if sequence > core.low_water_mark:
@@ -115,6 +115,17 @@ def on_stable(core: Core, stable: VerifiedStable) -> None:
     certificate = checkpoint_certificate(stable.checkpoints, core.genesis)
     if certificate.sequence > core.low_water_mark:
         stabilise(core, certificate)
+    elif is_needed_below(core, certificate.sequence):
+        core.certified[certificate.sequence] = certificate
+
+
+def is_needed_below(core: Core, sequence: SequenceNumber) -> bool:
+    """Whether the certificate of a checkpoint that h has passed is of use: this replica comes to it
+    yet, or is computing its digest. Without any, nothing that it executes until it is at h could
+    become durable, and all of it would stay in memory and in the log."""
+    is_to_come = sequence in core.catch_up or sequence in core.unsealed
+    is_known = sequence in core.certified or sequence in core.tail.certificates
+    return is_to_come and not is_known
 
 
 def stabilise(core: Core, certificate: CheckpointCertificate) -> None:
@@ -122,11 +133,10 @@ def stabilise(core: Core, certificate: CheckpointCertificate) -> None:
     sequence = certificate.sequence
     assert sequence > core.low_water_mark
     core.stable = certificate
-    if sequence in core.unsealed:
-        core.certified[sequence] = certificate
     core.next_sequence = max(core.next_sequence, sequence + 1)
     core.emit(Persist(StableRecord(sequence, certificate.digest, certificate.checkpoints)))
     core.report(EventName.CHECKPOINT_STABLE, sequence)
+    core.tail.note_stable(certificate)
     for known in [known for known in core.checkpoints if known <= sequence]:
         del core.checkpoints[known]
     floor = core.settings.timers.request_timeout_us

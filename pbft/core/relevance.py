@@ -106,4 +106,6 @@ def _check_stable(core: Core, message: StableCertificate) -> Reason | None:
     known = decode_message(message.checkpoints[0].kind, message.checkpoints[0].payload)
     if not isinstance(known, Checkpoint):
         return Reason.BAD_CERTIFICATE
-    return Reason.SEQUENCE_LOW if known.sequence <= core.low_water_mark else None
+    is_above = known.sequence > core.low_water_mark
+    is_wanted = is_above or checkpoint.is_needed_below(core, known.sequence)
+    return None if is_wanted else Reason.SEQUENCE_LOW

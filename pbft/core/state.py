@@ -1,15 +1,15 @@
 """The state of one replica in one dataclass; the protocol's functions take it as their first
 argument."""
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias
 
 from pbft.core.certificates import GENESIS_CHECKPOINT, CheckpointCertificate, ValidViewChange
 from pbft.core.effects import Effect, Event, EventName, Rejection
 from pbft.core.log import MessageLog
 from pbft.core.ports import CertificateVerifier, Service, Signer, Snapshot, State
+from pbft.core.pushes import Pushes
 from pbft.core.requests import RequestPool
 from pbft.core.sessions import SessionTable
 from pbft.core.settings import Settings
@@ -31,9 +31,6 @@ from pbft.messages import (
 )
 from pbft.quorum import Thresholds
 from pbft.types import ClientKey, Digest, Instant, Micros, ReplicaId, SequenceNumber, View
-
-PushKey: TypeAlias = tuple[str, int | bytes]
-"""What was pushed: ("slot", n), ("body", d), ("view", i) ..."""
 
 
 class Mode(Enum):
@@ -298,7 +295,8 @@ class Core:
     unsealed: set[SequenceNumber] = field(default_factory=set)
     """Executed checkpoints whose digest is being computed."""
     certified: dict[SequenceNumber, CheckpointCertificate] = field(default_factory=dict)
-    """Of these, the certificates that came before the digest."""
+    """Of these, and of checkpoints that are executed soon, the certificates that peers pushed
+    because h had passed them."""
     mergeable: CheckpointCertificate | None = None
     """The last certificate that my own state agrees with."""
     merging: SequenceNumber | None = None
@@ -366,8 +364,8 @@ class Core:
     expired_pace: Pace = field(default_factory=Pace)
     clock_offsets_us: dict[ReplicaId, Micros] = field(default_factory=dict)
     """Peer's clock minus mine at its last status."""
-    pushed_us: dict[ReplicaId, dict[PushKey, Micros]] = field(default_factory=dict)
-    """When each item was last pushed to each peer; what is older than an interval is forgotten."""
+    pushes: defaultdict[ReplicaId, Pushes] = field(default_factory=lambda: defaultdict(Pushes))
+    """What healing sent to each peer lately."""
     status_due_us: Micros = 0
     stalled_since_us: Micros | None = None
     """Since when the slot after `stalled_at` has been waiting; None while nothing waits."""

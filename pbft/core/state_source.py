@@ -154,6 +154,8 @@ def release_idle(core: Core) -> None:
         pin = core.snapshots[peer]
         if now_us >= min(_idle_at_us(core, pin), pin.ends_us):
             release(core, peer)
+            # What the peer executed until now was of its own state: its time begins here.
+            core.holds[peer].used_us = now_us
     for peer in sorted(core.holds.keys() - core.snapshots.keys()):
         hold = core.holds[peer]
         if hold.sequence >= core.log_floor or now_us >= _idle_at_us(core, hold):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pbft.core import checkpoint, execution, normal_case
 from pbft.core.certificates import checkpoint_certificate
-from pbft.core.effects import EventName, Install, Send
+from pbft.core.effects import EventName, Install, Send, Truncate
 from pbft.core.settings import SECOND
 from pbft.core.state import Core, Fetch, Transfer
 from pbft.core.state_source import walk_bytes
@@ -420,6 +420,7 @@ def installed(core: Core, sequence: SequenceNumber) -> None:
     if certificate.sequence > core.low_water_mark:
         checkpoint.stabilise(core, certificate)
     checkpoint.discard(core)
+    core.emit(Truncate(sequence))
     core.next_sequence = max(core.next_sequence, sequence + 1)
     normal_case.requeue(core)
     core.dirty.update(slot.sequence for slot in core.log)

@@ -10,7 +10,9 @@ from pbft.core import state_source, suspicion
 from pbft.core.effects import Broadcast, DecidedRecord, ReadBack, Send
 from pbft.core.log import Slot
 from pbft.core.normal_case import digests_wanted
-from pbft.core.state import Core, Mode, PushKey
+from pbft.core.pushes import PushKey
+from pbft.core.shares import UNDER_WAY_BYTES
+from pbft.core.state import Core, Mode
 from pbft.core.tail import weight
 from pbft.crypto.digest import NULL_DIGEST
 from pbft.errors import Reason
@@ -133,20 +135,27 @@ def on_status(core: Core, sender: ReplicaId, authenticated: Authenticated[Status
         core.clock_offsets_us.pop(sender, None)
     if core.diverged:
         return
-    _forget_old_pushes(core, sender)
+    core.pushes[sender].forget_old(core.now.monotonic_us, core.settings.timers.status_fast_us)
     _read_back(core, sender, status.executed)
-    budget = core.settings.limits.healing_bytes_per_status
-    pushed = 0
+    _push(core, sender, status)
+
+
+def _push(core: Core, sender: ReplicaId, status: Status) -> None:
+    """Within a budget, and what is under way already counted, a bound."""
+    now_us, pushes = core.now.monotonic_us, core.pushes[sender]
+    budget, room = core.settings.limits.healing_bytes_per_status, UNDER_WAY_BYTES
+    is_first = True
     for key, item in _pushes(core, sender, status):
-        if key in core.pushed_us[sender]:
-            continue
-        budget -= _size(item)
-        if budget < 0 and pushed:
+        size, is_due = _size(item), pushes.allows(key, now_us)
+        room -= size
+        budget -= size if is_due else 0
+        if min(budget, room) < 0 and not is_first:
             # The first always goes: an item may be larger than the budget.
             return
-        pushed += 1
-        core.emit(Send(sender, item))
-        _note_pushed(core, sender, key, item)
+        is_first = False
+        if is_due:
+            core.emit(Send(sender, item))
+            _note_pushed(core, sender, key, item)
 
 
 def _read_back(core: Core, peer: ReplicaId, executed: SequenceNumber) -> None:
@@ -173,7 +182,7 @@ def _due_of_tail(core: Core, peer: ReplicaId, executed: SequenceNumber) -> Itera
         return
     for sequence in range(executed + 1, end + 1):
         if hold is None:
-            is_due = ("decided", sequence) not in core.pushed_us[peer]
+            is_due = core.pushes[peer].allows(("decided", sequence), now_us)
         else:
             is_due = hold.share.is_due(sequence, now_us)
         if is_due:
@@ -182,7 +191,7 @@ def _due_of_tail(core: Core, peer: ReplicaId, executed: SequenceNumber) -> Itera
 
 def _note_pushed(core: Core, peer: ReplicaId, key: PushKey, item: PeerItem) -> None:
     now_us = core.now.monotonic_us
-    core.pushed_us[peer].setdefault(key, now_us)
+    core.pushes[peer].note(key, _size(item), now_us, core.settings.timers.status_fast_us)
     hold = core.holds.get(peer)
     # What is in the log is not executed soon, and would take the place of what is next.
     if hold is not None and isinstance(item, CommittedBatch) and int(key[1]) <= core.log_floor:
@@ -198,13 +207,6 @@ def on_read_back(core: Core, peer: ReplicaId, records: Sequence[DecidedRecord]) 
         item = CommittedBatch(record.commits, record.batch)
         core.emit(Send(peer, item))
         _note_pushed(core, peer, ("decided", record.sequence), item)
-
-
-def _forget_old_pushes(core: Core, sender: ReplicaId) -> None:
-    """An item may go to the same peer again once an interval has passed."""
-    since_us = core.now.monotonic_us - core.settings.timers.status_fast_us
-    pushed = core.pushed_us.get(sender, {})
-    core.pushed_us[sender] = {key: at_us for key, at_us in pushed.items() if at_us > since_us}
 
 
 def _pushes(core: Core, sender: ReplicaId, status: Status) -> Iterator[tuple[PushKey, PeerItem]]:
@@ -234,10 +236,15 @@ def _pushes(core: Core, sender: ReplicaId, status: Status) -> Iterator[tuple[Pus
             yield from _slot_items(core, slot, status)
 
 
-def _of_tail(
-    core: Core, sender: ReplicaId, status: Status
-) -> Iterator[tuple[PushKey, CommittedBatch]]:
+def _of_tail(core: Core, sender: ReplicaId, status: Status) -> Iterator[tuple[PushKey, PeerItem]]:
     hold = core.holds.get(sender)
+    if hold is not None:
+        interval = core.genesis.constants.checkpoint_interval
+        first = (status.executed // interval + 1) * interval
+        for end in (first, first + interval):
+            known = core.tail.certificates.get(end)
+            if known is not None and end < core.low_water_mark:
+                yield ("stable", end), StableCertificate(known.checkpoints)
     for sequence in _due_of_tail(core, sender, status.executed):
         if hold is not None and hold.share.room() <= 0:
             return

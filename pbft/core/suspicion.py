@@ -20,6 +20,8 @@ def on_link(core: Core, peer: ReplicaId, *, up: bool) -> None:
     """The streams to and from a peer both stand, or one does not."""
     if up:
         core.links_down.pop(peer, None)
+        # What was on its way when they broke is lost.
+        core.pushes.pop(peer, None)
     else:
         core.links_down.setdefault(peer, core.now.monotonic_us)
 

@@ -8,10 +8,14 @@ read back for the peer that lacks it.
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
+from pbft.core.certificates import CheckpointCertificate
 from pbft.core.shares import Share
 from pbft.limits import STATEMENT_BYTES
 from pbft.messages import CommittedBatch
 from pbft.types import Micros, SequenceNumber
+
+CERTIFICATES_MAX = 4_096
+"""Checkpoint certificates in memory."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,9 @@ class Tail:
         """Of all batches executed since the start, those executed twice counted twice."""
         self.floor: SequenceNumber = 0
         """What is executed and above it is in the vote log, or on its way there."""
+        self.certificates: dict[SequenceNumber, CheckpointCertificate] = {}
+        """Those of the newest stable checkpoints above `floor`: who executes what is kept needs
+        them to make it durable."""
 
     def __len__(self) -> int:
         """How many batches are in memory."""
@@ -103,6 +110,19 @@ class Tail:
             self._spans.popleft()
             self.disk_bytes -= span.size
             self.floor = span.end
+        self._trim_certificates()
+
+    def note_stable(self, certificate: CheckpointCertificate) -> None:
+        """A checkpoint became stable; each comes after those below it."""
+        self.certificates[certificate.sequence] = certificate
+        self._trim_certificates()
+
+    def _trim_certificates(self) -> None:
+        while self.certificates:
+            lowest = next(iter(self.certificates))
+            if lowest > self.floor and len(self.certificates) <= CERTIFICATES_MAX:
+                break
+            del self.certificates[lowest]
 
     def restart(self, sequence: SequenceNumber) -> None:
         """Execution goes on after this state; what the vote log holds from before is not counted
@@ -110,6 +130,7 @@ class Tail:
         self._spans.clear()
         self.disk_bytes = 0
         self.floor = sequence
+        self._trim_certificates()
 
     def _forget(self, sequence: SequenceNumber) -> None:
         item = self._items.pop(sequence, None)

@@ -3,6 +3,7 @@ section 10)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -78,15 +79,21 @@ class LmdbVoteLog:
         if self._failure is not None:
             raise StorageFailed(self._failure)
         try:
-            if any(isinstance(effect, Truncate) for effect in effects):
-                # A reader that died would keep what is truncated from being used again.
-                self._environment.reader_check()
-            while not self._try_write(effects):
-                self._map_bytes *= 2
-                self._environment.set_mapsize(self._map_bytes)
+            # What was written and deleted in one transaction would leave pages that never were on
+            # disk at the end of the file, which then looks truncated.
+            for truncates, run in groupby(effects, lambda it: isinstance(it, Truncate)):
+                if truncates:
+                    # A reader that died would keep what is truncated from being used again.
+                    self._environment.reader_check()
+                self._write(list(run))
         except lmdb.Error as error:
             self._failure = f"the vote log could not be written: {error}"
             raise StorageFailed(self._failure) from error
+
+    def _write(self, effects: Sequence[Persist | Truncate]) -> None:
+        while not self._try_write(effects):
+            self._map_bytes *= 2
+            self._environment.set_mapsize(self._map_bytes)
 
     def _try_write(self, effects: Sequence[Persist | Truncate]) -> bool:
         """One transaction; False (and nothing written) if the map is too small for it."""
@@ -166,6 +173,7 @@ def _put_body(
 
 def _truncate(transaction: LogTransaction, sequence: SequenceNumber) -> None:
     """What there is too much of goes with the next ones: a long deletion would hold up votes."""
+    # Bodies come last: what is left of the others may mention them.
     for kind in records.SLOT_KINDS:
         bound = records.first_key_above(kind, sequence)
         cursor = transaction.cursor()
@@ -174,6 +182,8 @@ def _truncate(transaction: LogTransaction, sequence: SequenceNumber) -> None:
             cursor.delete()
             found = cursor.key() != b""
             deleted += 1
+        if found and cursor.key() < bound:
+            sequence = min(sequence, records.sequence_of(cursor.key()) - 1)
 
 
 def read_decided(

@@ -10,7 +10,12 @@ from pbft.core.shares import STANDING_IN_US, STRIPE, STUCK_US, UNDER_WAY_BYTES, 
 from pbft.core.state_transfer import PATIENCE_AFTER_TRANSFER
 from pbft.core.tail import Tail, weight
 from pbft.limits import KIB, STATEMENT_BYTES, LocalLimits
-from pbft.messages import CommittedBatch, StateChunk, StateRequest, Status
+from pbft.messages import (
+    CommittedBatch,
+    StateChunk,
+    StateRequest,
+    Status,
+)
 from tests.harness.core_cluster import SECOND, Cluster, Node
 from tests.harness.core_forge import INTERVAL, WINDOW
 from tests.harness.core_transfer import FAR
@@ -281,6 +286,25 @@ def test_what_was_decided_stays_while_the_peer_executes_it() -> None:
     assert LATE in source.core.holds
     cluster.advance(3 * SECOND)
     assert LATE not in source.core.holds
+
+
+def test_what_was_decided_outlives_the_snapshot_that_it_leads_on_from() -> None:
+    """Who fetched it executes the rest when nobody asks for records any more."""
+    cluster = fetching(LocalLimits(tail_bytes=KIB, transfer_idle_us=SECOND))
+    cluster.release()
+    source = cluster[0]
+    cluster.drop(lambda m: LATE in (m.sender, m.to))
+    status = cluster[1].core.peers[LATE]
+    executed_there = FAR
+    while LATE in source.core.snapshots or executed_there < FAR + 5:
+        executed_there += 1
+        told = replace(status, executed=executed_there, clock_us=source.now().wall_us)
+        cluster.tell(0, cluster.forge.signers[LATE].sign(told), sender=LATE)
+        cluster.advance(SECOND - SECOND // 10)
+        assert LATE in source.core.holds
+    assert executed_there < FAR + MORE - 2 * WINDOW, "and it is far from done"
+    hold = source.core.holds[LATE]
+    assert hold.sequence == executed_there
 
 
 def test_a_portion_is_read_for_each_status_of_a_peer() -> None:

@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
 import pytest
 
 from pbft.core.effects import Persist, RejoinRecord, Truncate
+from pbft.crypto.digest import NULL_DIGEST
 from pbft.limits import MIB
 from pbft.storage import log_records
 from pbft.storage.api import StorageCorrupt, StorageFailed
@@ -174,6 +176,29 @@ def test_a_long_truncation_ends_with_later_ones(tmp_path: Path) -> None:
     )
     log.write([Truncate(last - 1)])
     assert [record.sequence for record in log.load().decided] == [last]
+    log.close()
+
+
+def test_no_batch_goes_before_what_mentions_it(tmp_path: Path) -> None:
+    """A null batch has no body: of those there are fewer to delete than of certificates."""
+    log = LmdbVoteLog(tmp_path, create=True)
+    null = replace(decided(10), digest=NULL_DIGEST, batch=b"")
+    last = TRUNCATED_MAX + 10
+    records = [decided(sequence) for sequence in range(1, last + 1)]
+    log.write([Persist(null if record.sequence == 10 else record) for record in records])
+    log.write([Truncate(last - 1)])
+    assert log.load().decided == tuple(records[TRUNCATED_MAX:])
+    log.close()
+
+
+def test_a_batch_that_is_written_and_deleted_at_once_leaves_a_sound_file(tmp_path: Path) -> None:
+    log = LmdbVoteLog(tmp_path, create=True)
+    for sequence in range(1, 21):
+        body = bytes([sequence]) * 1_000_000
+        log.write([Persist(decided(sequence, body)), *([Truncate(20)] if sequence == 20 else [])])
+    log.close()
+    log = LmdbVoteLog(tmp_path)
+    assert not log.load().decided
     log.close()
 
 
