@@ -24,6 +24,8 @@ PEER_SOURCE_BYTES = 8 * MIB
 CLIENT_SOURCE_BYTES = 1 * MIB
 CLIENTS_BYTES = 128 * MIB
 """No client's stream is read while this much of all clients waits."""
+ITEM_BYTES = 64
+"""What an item takes beside its own bytes: the smallest that is one has six."""
 TURN_SECONDS = 0.001
 """What an item may take. Whose takes longer lets the others have as many turns more ..."""
 DEBT_SECONDS_MAX = 0.1
@@ -91,7 +93,7 @@ class Lane(Generic[Origin]):
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that wait in all sources of the lane."""
+        """Bytes that wait in all sources of the lane, ITEM_BYTES for each item among them."""
         return self._waiting_bytes
 
     def is_ready(self) -> bool:
@@ -102,7 +104,7 @@ class Lane(Generic[Origin]):
         """Appends items to a source of this lane."""
         if not source.items and items:
             self._ready.append(source)
-        size = sum(map(len, items))
+        size = sum(map(len, items)) + ITEM_BYTES * len(items)
         source.items.extend(items)
         source.waiting_bytes += size
         self._waiting_bytes += size
@@ -113,7 +115,7 @@ class Lane(Generic[Origin]):
             return None
         source = self._served = self._next()
         item = source.items.popleft()
-        self._free(source, len(item))
+        self._free(source, len(item) + ITEM_BYTES)
         if source.items:
             self._ready.append(source)
         return source.origin, item
@@ -151,10 +153,12 @@ class Lane(Generic[Origin]):
             await self._room.wait()
 
     def _free(self, source: Source[Origin], size: int) -> None:
+        had_room = self._waiting_bytes < self._total_bytes
         source.waiting_bytes -= size
         self._waiting_bytes -= size
-        # Waking all who wait costs little: only sources over their limit wait.
-        if source.waiting_bytes < source.limit_bytes:
+        # Those wait who are over their limit, and all while the lane is over its own.
+        has_room = self._waiting_bytes < self._total_bytes
+        if source.waiting_bytes < source.limit_bytes or (has_room and not had_room):
             self._room.set()
 
 

@@ -7,12 +7,15 @@ from pbft.node.inbox import (
     CLIENT_SOURCE_BYTES,
     CLIENTS_BYTES,
     DEBT_SECONDS_MAX,
+    ITEM_BYTES,
     PEER_SOURCE_BYTES,
     TURN_SECONDS,
     ClientOrigin,
     Inbox,
+    Lane,
     LinkChanged,
     PeerOrigin,
+    Source,
 )
 from tests.unit.node.support import CLIENT, breathe
 
@@ -90,7 +93,7 @@ def test_clients_are_bounded_each_and_together() -> None:
         share = CLIENT_SOURCE_BYTES - 1
         count = CLIENTS_BYTES // share + 1
         tasks = [
-            asyncio.create_task(inbox.put_client_items(number, CLIENT, [bytes(share)]))
+            asyncio.create_task(inbox.put_client_items(number, CLIENT, [bytes(share - ITEM_BYTES)]))
             for number in range(1, count)
         ]
         await breathe()
@@ -100,6 +103,40 @@ def test_clients_are_bounded_each_and_together() -> None:
             pass
         async with asyncio.timeout(60):
             await asyncio.gather(alone, *tasks)
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_for_the_lane_goes_on_once_it_has_room_whoever_made_it() -> None:
+    """Not only when somebody else is below a limit of its own, which may take for ever."""
+
+    async def scenario() -> None:
+        lane: Lane[PeerOrigin] = Lane(5 * ITEM_BYTES)
+        greedy, modest = Source(PeerOrigin(1), 1), Source(PeerOrigin(2), 1_000)
+        lane.add(greedy, [b""] * 6)
+        assert lane.take() is not None
+        waiting = asyncio.create_task(lane.wait_for_room(modest))
+        await breathe()
+        assert not waiting.done()
+        assert lane.take() is not None
+        await asyncio.wait_for(waiting, 5)
+        assert greedy.waiting_bytes > greedy.limit_bytes
+
+    asyncio.run(scenario())
+
+
+def test_an_item_takes_more_than_its_bytes() -> None:
+    """Millions of the smallest would take a gigabyte."""
+
+    async def scenario() -> None:
+        inbox = Inbox(4)
+        count = CLIENT_SOURCE_BYTES // (ITEM_BYTES + 6)
+        await asyncio.wait_for(inbox.put_client_items(7, CLIENT, [b"6bytes"] * count), 5)
+        reading = asyncio.create_task(inbox.put_client_items(7, CLIENT, [b"6bytes"]))
+        await breathe()
+        assert not reading.done()
+        assert inbox.clients.take() is not None
+        await asyncio.wait_for(reading, 5)
 
     asyncio.run(scenario())
 
