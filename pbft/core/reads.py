@@ -8,7 +8,8 @@ the read began.
 
 from pbft.core.effects import Answer
 from pbft.core.execution import parts
-from pbft.core.state import Core, HeldRead
+from pbft.core.held_reads import HeldRead
+from pbft.core.state import Core
 from pbft.crypto.digest import query_digest, results_digest
 from pbft.messages import Consistency, Outcome, ReadReplies, ReadReply, ReadRequest
 from pbft.types import ClientKey, Micros, SequenceNumber
@@ -30,22 +31,16 @@ def on_read(core: Core, client: ClientKey, request: ReadRequest) -> None:
         _refuse(core, client, request)
         return
     at = barrier(core) if request.consistency is Consistency.LINEARIZABLE else 0
-    if _may_answer(core, at):
+    now_us, held = core.now.monotonic_us, core.held_reads
+    is_its_turn = held.allows(client, now_us) and not held.waits(client)
+    if core.is_trusted and core.executed >= at and is_its_turn:
         _answer(core, client, request)
         return
     size = sum(map(len, request.queries))
-    if _is_full(core, client, size):
-        _refuse(core, client, request)
+    if held.has_room(client, size):
+        held.add(HeldRead(client, request, at, now_us, size))
     else:
-        core.held_reads.append(HeldRead(client, request, at, core.now.monotonic_us, size))
-
-
-def _is_full(core: Core, client: ClientKey, size: int) -> bool:
-    """Whether holding one more read would pass a bound, in all or of this client."""
-    limits, held = core.settings.limits, core.held_reads
-    of_client = sum(item.client == client for item in held)
-    too_many = len(held) >= limits.held_reads or of_client >= limits.held_reads_per_client
-    return too_many or sum(item.size_bytes for item in held) + size > limits.held_read_bytes
+        _refuse(core, client, request)
 
 
 def _refuse(core: Core, client: ClientKey, request: ReadRequest) -> None:
@@ -55,34 +50,26 @@ def _refuse(core: Core, client: ClientKey, request: ReadRequest) -> None:
     core.read_replies.setdefault(client, []).append(refusal)
 
 
-def _may_answer(core: Core, at: SequenceNumber) -> bool:
-    return core.is_trusted and core.executed >= at
-
-
 def advance(core: Core) -> None:
     """Answers the held reads whose barrier was executed, and refuses those that waited for too
     long. One commit may release thousands: a step answers as many as its bound allows."""
-    core.are_reads_due = False
-    if not core.held_reads:
+    held, now_us = core.held_reads, core.now.monotonic_us
+    if not held:
         return
+    for late in held.expired(now_us - core.settings.timers.request_timeout_us):
+        _refuse(core, late.client, late.request)
+    if not core.is_trusted:
+        return
+    held.release(core.executed)
     room = core.settings.limits.read_results_bytes_per_step
     end = core.service.touched + core.settings.limits.read_records_per_step
-    waiting = []
-    for held in core.held_reads:
-        may = _may_answer(core, held.barrier)
-        if may and room > 0 and core.service.touched < end:
-            room -= _answer(core, held.client, held.request)
-        elif core.now.monotonic_us >= held.since_us + core.settings.timers.request_timeout_us:
-            _refuse(core, held.client, held.request)
-        else:
-            waiting.append(held)
-            core.are_reads_due |= may
-    core.held_reads = waiting
+    while room > 0 and core.service.touched < end and (read := held.take(now_us)) is not None:
+        room -= _answer(core, read.client, read.request)
 
 
 def next_deadline_us(core: Core) -> Micros | None:
-    """At once, if held reads are left that can be answered."""
-    return core.now.monotonic_us if core.are_reads_due else None
+    """When held reads are left that can be answered then."""
+    return core.held_reads.next_us(core.now.monotonic_us)
 
 
 def _answer(core: Core, client: ClientKey, request: ReadRequest) -> int:
@@ -101,14 +88,14 @@ def _answer(core: Core, client: ClientKey, request: ReadRequest) -> int:
         if room > 0 and service.touched < end:
             result = service.query(query, core.agreed_time_us)
         elif request.consistency is Consistency.LINEARIZABLE:
-            core.pool.note_busy(service.touched - begin)
+            _note_looked_at(core, client, service.touched - begin)
             _refuse(core, client, request)
             return limit - room
         else:
             result = service.exhausted()
         room -= len(result)
         results.append(result)
-    core.pool.note_busy(service.touched - begin)
+    _note_looked_at(core, client, service.touched - begin)
     designated = request.nonce % core.thresholds.replicas == core.me
     reply = ReadReply(
         request.nonce,
@@ -119,6 +106,11 @@ def _answer(core: Core, client: ClientKey, request: ReadRequest) -> int:
     )
     core.read_replies.setdefault(client, []).append(reply)
     return limit - room
+
+
+def _note_looked_at(core: Core, client: ClientKey, records: int) -> None:
+    core.pool.note_busy(records)
+    core.held_reads.charge(client, records, core.now.monotonic_us)
 
 
 def flush(core: Core) -> None:

@@ -18,6 +18,7 @@ from pbft.core import (
     view_change,
 )
 from pbft.core.effects import DecidedRecord, Effect, SavedLog
+from pbft.core.held_reads import HeldReads
 from pbft.core.ports import CertificateVerifier, Service, Signer, State
 from pbft.core.relevance import Candidate, relevance
 from pbft.core.requests import RequestPool
@@ -105,6 +106,7 @@ class Replica:
                 genesis.replicas,
             ),
             Tail(genesis.constants.checkpoint_interval),
+            HeldReads(settings.limits),
             timeout_us=settings.timers.request_timeout_us,
         )
         self._saved: SavedLog | None = saved

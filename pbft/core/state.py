@@ -7,6 +7,7 @@ from enum import Enum
 
 from pbft.core.certificates import GENESIS_CHECKPOINT, CheckpointCertificate, ValidViewChange
 from pbft.core.effects import Effect, Event, EventName, Rejection
+from pbft.core.held_reads import HeldReads
 from pbft.core.log import MessageLog
 from pbft.core.ports import CertificateVerifier, Service, Signer, Snapshot, State
 from pbft.core.pushes import Pushes
@@ -21,7 +22,6 @@ from pbft.messages import (
     Checkpoint,
     Kind,
     ReadReply,
-    ReadRequest,
     Reply,
     Signed,
     StateRequest,
@@ -203,17 +203,6 @@ class Rejoining:
 
 
 @dataclass(slots=True)
-class HeldRead:
-    """A linearizable read that waits for its barrier (protocol.md section 11)."""
-
-    client: ClientKey
-    request: ReadRequest
-    barrier: SequenceNumber
-    since_us: Micros
-    size_bytes: int
-
-
-@dataclass(slots=True)
 class Evidence:
     """Two signed statements that no honest replica makes."""
 
@@ -238,6 +227,7 @@ class Core:
     sessions: SessionTable
     tail: Tail
     """Decided batches at or below h - K and above the durable state or what peers fetch."""
+    held_reads: HeldReads
 
     view: View = 0
     """v: the view I am in, or the one I move to while VIEW_CHANGING."""
@@ -371,9 +361,6 @@ class Core:
     """Since when the slot after `stalled_at` has been waiting; None while nothing waits."""
     stalled_at: SequenceNumber = 0
 
-    held_reads: list[HeldRead] = field(default_factory=list)
-    are_reads_due: bool = False
-    """Some of them could be answered already; the last step had enough to do."""
     evidence: OrderedDict[tuple[str, ReplicaId, int, int], Evidence] = field(
         default_factory=OrderedDict
     )

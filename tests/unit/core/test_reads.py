@@ -366,6 +366,7 @@ def test_a_fast_read_that_looks_at_too_many_records_is_refused() -> None:
     solo.node.core.service = service = Wide(1)
     service.weight = ProtocolLimits().records_per_request // 3
     solo.read(fast(1, *QUERIES[:4]))
+    solo.cluster.advance(60 * SECOND)
     solo.read(fast(2, *QUERIES))
     assert [(reply.nonce, reply.refused) for reply in answers(solo)] == [(1, False), (2, True)]
     assert service.asked == 8
