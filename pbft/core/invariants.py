@@ -1,6 +1,8 @@
 """What must hold after every step of an honest replica; checked by the simulator and the tests."""
 
+from pbft.core.checkpoint import UNSEALED_MAX
 from pbft.core.state import Core, Mode
+from pbft.core.tail import CERTIFICATES_MAX
 from pbft.crypto.digest import NULL_DIGEST
 
 
@@ -62,4 +64,9 @@ def _check_bounds(core: Core) -> None:
     assert len(core.snapshots) < replicas
     window = 2 * constants.window // constants.checkpoint_interval
     assert len(core.checkpoints) <= window
+    assert len(core.sealed) <= window + 1
+    assert len(core.unsealed) <= UNSEALED_MAX + 1
+    assert len(core.certified) <= window
+    assert len(core.tail.certificates) <= CERTIFICATES_MAX
+    assert len(core.holds) < replicas
     assert not core.effects and not core.replies and not core.read_replies, "a step left work"

@@ -4,7 +4,7 @@ import pytest
 
 from pbft.core.normal_case import corrected_clock_us
 from pbft.core.replica import Replica
-from pbft.messages import BatchBytes, Proposal
+from pbft.messages import BatchBytes, Prepare, Proposal
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_forge import WALL_EPOCH_US
 from tests.harness.core_solo import Solo
@@ -177,3 +177,12 @@ def test_a_step_back_of_the_monotonic_clock_is_a_bug_of_the_caller() -> None:
     with pytest.raises(AssertionError, match="time went back"):
         replica.tick(solo.node.now())
     assert not solo.node.sent(Proposal)
+
+
+def test_a_backup_whose_clock_is_behind_goes_by_those_of_its_peers() -> None:
+    """Else it would hold every batch, and never vote."""
+    cluster = Cluster(4)
+    cluster[3].wall_skew_us = -3 * SECOND
+    cluster.advance(4 * SECOND)
+    cluster.run(1)
+    assert len(cluster[3].sent(Prepare)) == 1

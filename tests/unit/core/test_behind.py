@@ -77,3 +77,16 @@ def test_certificates_are_kept_above_the_floor_and_the_newest() -> None:
         tail.note_executed(sequence, 1, 1)
     tail.cut(7 * INTERVAL, 8 * INTERVAL, 1 << 30)
     assert min(tail.certificates) == 8 * INTERVAL
+
+
+def test_after_an_installation_nothing_of_before_is_counted_on() -> None:
+    """In the log there is a gap below the state, and what was sealed then is of no interest."""
+    cluster = fetching(LocalLimits(tail_bytes=KIB))
+    late = cluster[LATE]
+    late.core.unsealed.add(INTERVAL)
+    cluster.release()
+    while late.core.transfer is not None:
+        cluster.advance(SECOND // 100)
+    (install,) = [effect for effect in late.effects if isinstance(effect, Install)]
+    assert late.core.tail.floor >= install.sequence
+    assert not late.core.unsealed

@@ -2,9 +2,11 @@
 
 import pytest
 
+from pbft.core.effects import Send
 from pbft.core.state import Mode
 from pbft.crypto.digest import batch_digest
-from pbft.messages import NewView
+from pbft.limits import LocalLimits
+from pbft.messages import Kind, NewView, Signed
 from tests.harness.core_cluster import SECOND
 from tests.harness.core_forge import INTERVAL
 from tests.harness.core_solo import Solo
@@ -68,3 +70,16 @@ def test_entries_of_o_at_or_below_h_leave_nothing_in_the_log() -> None:
     solo.cluster.tell(1, solo.forge.new_view(3, changes))
     assert solo.node.core.entered_view == 3
     assert solo.node.core.log.get(1) is None
+
+
+def test_what_goes_to_a_new_primary_at_once_is_bounded() -> None:
+    """Clients may have filled the pools of all backups."""
+    solo = Solo(limits=LocalLimits(healing_bytes_per_status=4_000))
+    for number in range(1, 11):
+        request = solo.forge.request(number, bytes(1_000), client=2, acknowledged=0)
+        solo.node.submit(request)
+    before = len(solo.node.effects)
+    solo.enter(2)
+    effects = [e for e in solo.node.effects[before:] if isinstance(e, Send) and e.to == 2]
+    sent = [e.item for e in effects if isinstance(e.item, Signed) and e.item.kind is Kind.REQUEST]
+    assert 1 <= len(sent) <= 3

@@ -231,3 +231,18 @@ def test_a_source_a_little_slower_than_the_others_is_waited_for(
     target.serve(2)
     target.expect_state()
     assert target.requests(0)[-1].number and len(target.requests(2)) == target.served[2]
+
+
+def test_requests_are_numbered_anew_after_a_restart() -> None:
+    """A number of before would make the answer to another request look like a lie."""
+    target = Target()
+    target.tell_leaves(0)
+    target.tell_leaves(1)
+    late = target.requests(1)[-1]
+    target.restart()
+    target.solo.cluster.advance(SECOND)
+    target.tell_leaves(1)
+    target.node.receive(1, answer_to(target, target.requests(1)[-1]))
+    assert target.requests(1)[-1].buckets != late.buckets
+    target.node.receive(1, answer_to(target, late))
+    assert not target.solo.rejected(Reason.BAD_SNAPSHOT)

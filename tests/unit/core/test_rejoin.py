@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pbft.messages import Signed, StateChunk
+from pbft.messages import Checkpoint, Request, Signed, StateChunk
 from pbft.types import View
 from tests.harness.core_cluster import SECOND, Cluster, lose_disk
 from tests.harness.core_forge import INTERVAL, WINDOW
@@ -130,3 +130,16 @@ def test_a_rejoin_is_not_given_up_while_the_state_is_under_way() -> None:
     cluster.advance(30 * SECOND)
     assert cluster[2].core.rejoining is None
     assert cluster[2].core.incarnation == incarnation
+
+
+def test_who_rejoins_signs_no_checkpoint() -> None:
+    """It may have signed another before its loss."""
+    cluster = Cluster(4)
+    cluster.run(INTERVAL)
+    cluster.drop(lambda m: m.sender == 3 and m.says(Request))
+    lose_disk(cluster, 3)
+    cluster.advance(5 * SECOND)
+    cluster.run(3 * INTERVAL, first=INTERVAL + 1)
+    late = cluster[3]
+    assert late.core.rejoining is not None and late.core.executed >= 3 * INTERVAL
+    assert not late.sent(Checkpoint)

@@ -263,3 +263,14 @@ def test_a_long_read_is_no_fault_of_the_primary_either() -> None:
     busy_us = core.pool.busy_us
     solo.read(ReadRequest(1, (b"all", b"all"), Consistency.LINEARIZABLE, True))
     assert core.pool.busy_us == busy_us + 2 * LocalLimits().record_us
+
+
+def test_looking_at_many_records_is_work_for_a_step() -> None:
+    """After a restart hundreds of batches wait, and each may look at as many as it likes."""
+    solo = Solo(me=2, limits=LocalLimits(operations_per_step=100))
+    core = solo.node.core
+    assert isinstance(core.service, Journal)
+    core.service.weight = 100
+    solo.decide_to(3, first=2)
+    solo.decide(1)
+    assert core.executed == 1 and core.execution_due

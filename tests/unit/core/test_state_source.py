@@ -178,3 +178,24 @@ def test_bitmaps_and_cursors_of_a_peer_are_harmless() -> None:
         solo.node.receive(2, StateRequest(INTERVAL, INTERVAL, b"\xff\xff", cursor))
         solo.cluster.advance(SECOND)
     assert len(solo.node.sent(StateChunk)) == 3
+
+
+def test_what_is_pinned_anew_or_idle_is_released() -> None:
+    """A pin that nobody knows of any more keeps the disk from using anything again."""
+    solo = source()
+    pinned = solo.node.state._pinned
+    for _ in range(4):
+        solo.node.receive(2, StateRequest(0, 0))
+        solo.cluster.advance(SECOND)
+        assert len(pinned) == len(solo.node.core.snapshots) == 1
+    solo.cluster.advance(60 * SECOND)
+    assert not pinned and not solo.node.core.snapshots
+
+
+def test_no_records_of_another_checkpoint_are_served() -> None:
+    """They would look like a lie."""
+    solo = source()
+    solo.node.receive(2, StateRequest(0, 0))
+    solo.node.receive(2, StateRequest(2 * INTERVAL, 2 * INTERVAL, b"\xff"))
+    assert solo.rejected(Reason.SEQUENCE_LOW) == 1
+    assert not solo.node.sent(StateChunk)

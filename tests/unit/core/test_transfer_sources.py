@@ -70,3 +70,15 @@ def test_who_had_to_take_an_older_state_takes_it_in_the_next_round_too() -> None
     assert target.transfer.sources == set() and target.transfer.certificate is None
     rounds = [request for request in target.requests(1)[asked:] if request.sequence == 0]
     assert {request.at_least for request in rounds} == {target.node.core.executed + 1}
+
+
+def test_a_source_that_says_the_same_again_is_no_source() -> None:
+    """With every answer it would begin its time anew."""
+    target = Target()
+    target.tell_leaves(1)
+    request = target.requests(1)[-1]
+    sequence = request.sequence
+    target.node.receive(1, StateChunk(sequence, (), b"k", request.number))
+    assert not target.transfer.demoted
+    target.node.receive(1, StateChunk(sequence, (), b"k", target.requests(1)[-1].number))
+    assert target.transfer.demoted == {1}
