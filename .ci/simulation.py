@@ -23,6 +23,10 @@ COUNTERS_MIN_PER_2000 = {
     "corrupt_disks": 100,
     "amnesias": 100,
     "rejoins": 60,
+    "evidence": 3_000,
+    "suspicions": 6_000,
+    "delivered_again": 60_000,
+    "fast_reads": 6_000,
 }
 """What all runs together must have seen: otherwise they prove little."""
 

@@ -45,6 +45,10 @@ GOOD: dict[str, Any] = {
         "corrupt_disks": 100,
         "amnesias": 100,
         "rejoins": 60,
+        "evidence": 3_000,
+        "suspicions": 6_000,
+        "delivered_again": 60_000,
+        "fast_reads": 6_000,
     },
 }
 
@@ -70,6 +74,10 @@ def test_enough_is_enough(job: ModuleType) -> None:
         (["counters", "corrupt_disks"], 99),
         (["counters", "amnesias"], 99),
         (["counters", "rejoins"], 59),
+        (["counters", "evidence"], 2_999),
+        (["counters", "suspicions"], 5_999),
+        (["counters", "delivered_again"], 59_999),
+        (["counters", "fast_reads"], 5_999),
         (["counters", "undecided_histories"], 21),
         (["counters", "behaviours", "equivocate"], 19),
         (["counters", "behaviours", "silent"], None),

@@ -20,6 +20,7 @@ from pbft.messages import (
     Submit,
 )
 from pbft.sim.checkers.history import Cas, Put, Result
+from pbft.sim.invariants import Counters
 from pbft.sim.network import Network, Place
 from pbft.sim.node import WALL_EPOCH_US
 from pbft.sim.scheduler import Scheduler
@@ -81,6 +82,7 @@ class HonestClient:
         random: Random,
         visits: list[Visit],
         is_authentic: Callable[[Signed], bool],
+        counters: Counters,
     ) -> None:
         self.place = place
         self.records: list[Record] = []
@@ -88,6 +90,7 @@ class HonestClient:
         self._scheduler = scheduler
         self._network = network
         self._replicas = len(genesis.replicas)
+        self._counters = counters
         now = self._now()
         self._session = Session(genesis, signer, now.wall_us, random.random, SESSION_SETTINGS)
         self._reads = Reads(genesis, random.getrandbits(64), random.random, READ_SETTINGS)
@@ -184,6 +187,7 @@ class HonestClient:
                 # Not answered alike or in time: ordered instead, which always works.
                 self._session.enqueue(call)
             else:
+                self._counters.fast_reads += 1
                 self._complete(call.record, results[index], None)
 
     def _complete(self, record: Record, encoded: bytes, sequence: int | None) -> None:

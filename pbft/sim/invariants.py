@@ -83,6 +83,10 @@ class Counters:
     """Times that a replica noticed that it lacks its own votes."""
     rejoins: int = 0
     """Times that such a replica came to vote again."""
+    delivered_again: int = 0
+    """Messages that were handed to an honest replica twice."""
+    fast_reads: int = 0
+    """Reads that were answered without being ordered."""
     undecided_histories: int = 0
     """Histories with so many unknown outcomes at once that the black-box checker gave up; the
     witness checker judged them."""

@@ -174,6 +174,7 @@ class World:
                     random,
                     list(visits),
                     self._watch_verifier.is_authentic,
+                    self.counters,
                 )
             )
         return clients
@@ -298,6 +299,7 @@ class World:
             return
         before = (core.view, core.executed, core.low_water_mark, core.agreed_time_us)
         node.take_in(origin, inbound)
+        self.counters.delivered_again += 1
         after = (core.view, core.executed, core.low_water_mark, core.agreed_time_us)
         if node.is_up and before != after:
             raise Violation("I7", f"replica {node.place}: a duplicate changed {before} to {after}")

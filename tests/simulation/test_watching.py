@@ -12,9 +12,12 @@ from pbft.core.settings import MILLISECOND, SECOND, Timers
 from pbft.sim import world as world_module
 from pbft.sim.runner import Outcome, run_scenario
 from pbft.sim.scenario import Damage, DiskFault, Scenario
+from pbft.sim.settle import settle
+from pbft.sim.trace import Trace
 from pbft.sim.virtual_log import VirtualLog
 from pbft.sim.world import World
 from pbft.storage.api import StorageCorrupt
+from pbft.storage.memory import MemoryLog
 from pbft.types import Instant
 
 TIMERS = Timers(request_timeout_us=300 * MILLISECOND, request_timeout_cap_us=5 * SECOND)
@@ -29,6 +32,8 @@ def test_an_undisturbed_run_violates_nothing() -> None:
     outcome = run()
     assert outcome.invariant is None, outcome.detail
     assert outcome.counters.new_views == 0
+    assert outcome.counters.delivered_again > 0
+    assert outcome.counters.fast_reads > 0
 
 
 def test_a_crash_of_an_honest_replica_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,3 +124,34 @@ def test_a_disk_that_nobody_damaged_and_that_cannot_be_read_is_seen(
     fault = DiskFault(1, 300 * MILLISECOND, 500 * MILLISECOND, 2, Damage.FULL)
     outcome = run_scenario(replace(SCENARIO, disk_faults=(fault,)))
     assert outcome.invariant == "I17" and "does not decode" in outcome.detail
+
+
+WITHOUT_POWER = replace(SCENARIO, power_loss_at_end=True)
+
+
+def test_a_loss_of_power_at_the_end_leaves_no_replica_up() -> None:
+    world = World(WITHOUT_POWER, Trace(WITHOUT_POWER.replicas))
+    world.start()
+    world.scheduler.run_until(WITHOUT_POWER.faults_end_us)
+    settle(world)
+    assert world.counters.power_losses_of_all == 1
+    assert [node.starts for node in world.nodes] == [2] * WITHOUT_POWER.replicas
+
+
+def test_what_is_lost_with_the_power_at_the_end_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it takes what was synced, too, and its owners vote once more."""
+    monkeypatch.setattr(MemoryLog, "crash", MemoryLog.__init__)
+    assert run_scenario(WITHOUT_POWER).invariant == "I6"
+
+
+def test_a_record_that_changed_behind_a_replicas_back_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No checkpoint comes after it that could tell."""
+
+    def change(world: World) -> None:
+        world.nodes[3].state.domain(1).put(b"key0", 1, b"what nobody wrote")
+
+    monkeypatch.setattr("pbft.sim.settle.read_everything", change)
+    outcome = run()
+    assert outcome.invariant == "I11" and "other records" in outcome.detail
