@@ -1,6 +1,7 @@
 """A cluster for one measurement: made in a temporary directory, removed afterwards."""
 
 import asyncio
+import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -13,6 +14,20 @@ from pbft.cli.testnet import create_testnet
 
 
 @contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what is done within as an error does: what it started is stopped."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def fresh_cluster(
     replicas: int = 4,
     *,
@@ -22,7 +37,7 @@ def fresh_cluster(
     """Starts an empty, durable cluster and yields its cluster.toml; stops and removes it at the
     end, also after an error. `insecure` means plain text in place of TLS. `run` runs on
     the caller's event loop: gRPC complains when a process has one after another."""
-    with tempfile.TemporaryDirectory(prefix="pbft-bench-") as parent:
+    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="pbft-bench-") as parent:
         directory = Path(parent) / "cluster"
         create_testnet(directory, replicas, initialise_storage=True, insecure=insecure)
         cluster = open_or_create(directory, replicas)
@@ -38,7 +53,7 @@ def fresh_cluster(
 def in_cluster(story: Callable[[LocalCluster], Awaitable[None]], replicas: int = 4) -> None:
     """Runs a story on a fresh cluster that serves and is gone at the end; its logs are shown on
     failure."""
-    with tempfile.TemporaryDirectory(prefix="pbft-bench-") as directory:
+    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="pbft-bench-") as directory:
         cluster = open_or_create(Path(directory) / "cluster", replicas)
         try:
             for replica in cluster.replicas:
