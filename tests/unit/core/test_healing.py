@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pbft.core.effects import Effect, Send
+from pbft.core.settings import Timers
 from pbft.crypto.digest import batch_digest
 from pbft.errors import Reason
 from pbft.limits import LocalLimits
@@ -339,3 +340,33 @@ def test_what_is_pushed_is_what_was_sent_byte_for_byte() -> None:
              and isinstance(e.item, Signed)}  # fmt: skip
     assert after <= before
     assert replace(next(iter(after))) in before
+
+
+def after_a_status(solo: Solo) -> int:
+    """Lets time pass until it has just told its status; how often it has by then."""
+    before = len(solo.node.sent(Status))
+    while len(solo.node.sent(Status)) == before:
+        solo.cluster.advance(FAST_US // 10)
+    return before + 1
+
+
+def test_what_goes_missing_is_asked_for_soon() -> None:
+    """Not only when the next status was due anyway."""
+    solo = Solo()
+    solo.cluster.advance(SECOND)
+    told = after_a_status(solo)
+    solo.cluster.tell(1, solo.forge.stable(INTERVAL, bytes(32)))
+    solo.cluster.advance(FAST_US)
+    assert len(solo.node.sent(Status)) == told + 1
+
+
+def test_who_was_stopped_asks_for_status_first() -> None:
+    solo = Solo(timers=Timers(request_timeout_us=3 * FAST_US))
+    solo.cluster.advance(SECOND)
+    told = after_a_status(solo)
+    solo.node.submit(solo.forge.request(9, client=1))
+    solo.node.replica.next_deadline_us()
+    solo.cluster.now_us += 5 * FAST_US
+    solo.node.tick()
+    assert len(solo.node.sent(Status)) == told + 1
+    assert not solo.node.core.suspicion.mine
