@@ -30,6 +30,11 @@ class CrashableLog(Protocol):
         """Loses everything that is dirty."""
         ...
 
+    def holds(self, key: bytes) -> bool:
+        """Whether a slot's record with this key (pbft.storage.log_records) is in the synced
+        plane."""
+        ...
+
     def load(self, above: SequenceNumber = 0) -> SavedLog:
         """The synced plane. See VoteLog.load."""
         ...
@@ -64,6 +69,10 @@ class VirtualLog:
     def crash(self) -> None:
         """See CrashableLog.crash."""
         self._dirty = []
+
+    def holds(self, key: bytes) -> bool:
+        """See CrashableLog.holds."""
+        return key in self._items
 
     def load(self, above: SequenceNumber = 0) -> SavedLog:
         """See CrashableLog.load."""

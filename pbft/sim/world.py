@@ -27,6 +27,7 @@ from pbft.sim.scheduler import Scheduler
 from pbft.sim.trace import Trace
 from pbft.sim.virtual_log import VirtualLog
 from pbft.sim.workload import draw_visits
+from pbft.sim.write_ahead import WriteAhead
 from pbft.storage.api import StorageCorrupt
 from pbft.types import ReplicaId, View
 
@@ -76,6 +77,7 @@ class World:
         self._steps = 0
         self._make_genesis()
         self._watch_verifier = Verifier(self.genesis, self._scheme, lambda sender, message: None)
+        self.write_ahead = WriteAhead()
         self.watch = Watch(self.genesis, self._watch_verifier, self.issued, self.counters)
         random = Random(f"network {scenario.seed}")
         self.network = Network(self.scheduler, random, scenario.conditions, scenario.replicas)
@@ -327,6 +329,8 @@ class World:
     def left(self, node: Node, effect: Leaving) -> None:
         """See Watcher."""
         if node.is_honest:
+            if node.place not in self.rotten:
+                self.write_ahead.check(node, effect)
             self.watch.left(node.place, effect)
         elif isinstance(effect, Send | Broadcast):
             self.watch.left_corrupt(effect)

@@ -92,12 +92,17 @@ def sequence_of(key: bytes) -> SequenceNumber:
     return int.from_bytes(key[1:9], "big")
 
 
+def view_of(key: bytes) -> View:
+    """The view in the key of an accepted or prepared record."""
+    return int.from_bytes(key[9:17], "big")
+
+
 def describe(key: bytes) -> str:
     """The record's name for an error message."""
     name = NAMES.get(key[:1], "unknown record")
     if key[:1] not in SLOT_KINDS:
         return name
-    view = f", view {int.from_bytes(key[9:17], 'big')}" if key[:1] in (ACCEPTED, PREPARED) else ""
+    view = f", view {view_of(key)}" if key[:1] in (ACCEPTED, PREPARED) else ""
     return f"{name} of sequence {sequence_of(key)}{view}"
 
 

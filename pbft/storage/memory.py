@@ -19,6 +19,7 @@ from pbft.core.effects import (
 )
 from pbft.limits import STATEMENT_BYTES
 from pbft.messages import Leaf
+from pbft.storage import log_records as records
 from pbft.storage.api import INITIAL_CHECKPOINT, BaseChange, DurableCheckpoint, StageStore
 from pbft.storage.checksum import protect
 from pbft.storage.leaf_records import EMPTY_LEAF, leaf_index, leaf_key
@@ -61,6 +62,18 @@ class MemoryLog:
     def crash(self) -> None:
         """Loses everything that is dirty. Positions returned for it are void."""
         self._dirty = []
+
+    def holds(self, key: bytes) -> bool:
+        """Whether a slot's record with this key (pbft.storage.log_records) is in the synced
+        plane."""
+        sequence = records.sequence_of(key)
+        match key[:1]:
+            case records.ACCEPTED:
+                return (sequence, records.view_of(key)) in self._accepted
+            case records.PREPARED:
+                return (sequence, records.view_of(key)) in self._prepared
+            case _:
+                return sequence in self._decided
 
     def write(self, effects: Sequence[Persist | Truncate]) -> None:
         """See VoteLog.write."""
