@@ -88,6 +88,10 @@ class HeldReads:
             if read.since_us > before_us:
                 break
             found.append(self._remove(number))
+        if len(self._blocked) > 2 * len(self._all):
+            # Nothing may be executed for long, and others come and expire all the time.
+            self._blocked = [entry for entry in self._blocked if entry[1] in self._all]
+            heapq.heapify(self._blocked)
         return found
 
     def take(self, now_us: Micros) -> HeldRead | None:

@@ -102,6 +102,16 @@ def test_what_expired_is_taken_out_and_makes_room() -> None:
     assert len(held) == 0 and held.next_us(0) is None
 
 
+def test_what_expired_is_forgotten_though_nothing_is_executed_for_long() -> None:
+    held = holding()
+    for second in range(100):
+        held.add(read(ONE, barrier=9, since_us=second * SECOND))
+        held.expired((second - 2) * SECOND)
+        assert len(held._blocked) <= 2 * len(held) + 1
+    held.release(9)
+    assert len(taken(held)) == len(held) + 2 == 2
+
+
 def test_a_client_that_has_one_free_read_is_behind_it() -> None:
     held = holding(read(ONE, 1))
     assert not held.waits(ONE)
@@ -109,6 +119,19 @@ def test_a_client_that_has_one_free_read_is_behind_it() -> None:
     assert held.waits(ONE) and not held.waits(TWO)
     assert taken(held) == [(ONE, 1)]
     assert not held.waits(ONE)
+
+
+def test_who_lost_its_trust_with_reads_to_answer_is_not_busy_with_them() -> None:
+    solo = Solo()
+    solo.node.core.service = service = Wide(1)
+    service.weight = 4 * BURST_RECORDS
+    for nonce in range(2):
+        solo.read(fast(nonce))
+    assert len(solo.node.core.held_reads) == 1
+    solo.cluster.advance(2 * BURST_US)
+    solo.node.core.diverged = True
+    solo.cluster.advance(Timers().request_timeout_us)
+    assert service.asked == 1 and not solo.node.core.held_reads
 
 
 @pytest.mark.parametrize("behind_a_barrier", [False, True])
