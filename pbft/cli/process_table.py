@@ -52,9 +52,9 @@ class ProcessRecord:
 
     def state(self) -> ProcessState:
         """What the process does now; a process that ended but was not waited for is down."""
-        _reap(self.pid)
         fields = _stat(self.pid)
         if fields is None or fields[0] in "ZXx":
+            _reap(self.pid)
             return ProcessState.DOWN
         if int(fields[19]) != self.start_ticks or _boot() != self.boot:
             return ProcessState.DOWN
