@@ -47,6 +47,8 @@ class HeldReads:
         self._added = 0
         self._charged_until_us: dict[ClientKey, Micros] = {}
         """Until when what it read takes, if it takes one after the other."""
+        self._forgot_us: Micros = -1
+        """When those who are charged for nothing any more were forgotten last."""
         self._eager: set[ClientKey] = set()
         """Clients that have to wait, or had to a short while ago."""
 
@@ -80,6 +82,12 @@ class HeldReads:
             if read is not None:
                 self._free.setdefault(read.client, deque()).append(number)
 
+    def restart(self) -> None:
+        """Another state is in place: what was executed may be still to come."""
+        self._free.clear()
+        self._blocked = [(read.barrier, number) for number, read in self._all.items()]
+        heapq.heapify(self._blocked)
+
     def expired(self, before_us: Micros) -> list[HeldRead]:
         """Takes out those that came before this moment."""
         found = []
@@ -88,6 +96,7 @@ class HeldReads:
             if read.since_us > before_us:
                 break
             found.append(self._remove(number))
+            self._drop_gone(read.client)
         if len(self._blocked) > 2 * len(self._all):
             # Nothing may be executed for long, and others come and expire all the time.
             self._blocked = [entry for entry in self._blocked if entry[1] in self._all]
@@ -96,16 +105,21 @@ class HeldReads:
 
     def take(self, now_us: Micros) -> HeldRead | None:
         """The next that may be answered; clients take turns."""
-        for client in list(self._free):
-            numbers = self._free[client]
-            while numbers and numbers[0] not in self._all:
-                numbers.popleft()
-            if not numbers:
-                del self._free[client]
-            elif self.allows(client, now_us):
+        for client, numbers in self._free.items():
+            if self.allows(client, now_us):
                 self._free.move_to_end(client)
-                return self._remove(numbers.popleft())
+                read = self._remove(numbers[0])
+                self._drop_gone(client)
+                return read
         return None
+
+    def _drop_gone(self, client: ClientKey) -> None:
+        """The first in a client's queue is one that waits, and who has none has no queue."""
+        numbers = self._free.get(client)
+        while numbers and numbers[0] not in self._all:
+            numbers.popleft()
+        if numbers is not None and not numbers:
+            del self._free[client]
 
     def _remove(self, number: int) -> HeldRead:
         read = self._all.pop(number)
@@ -122,8 +136,8 @@ class HeldReads:
     def charge(self, client: ClientKey, records: int, now_us: Micros) -> None:
         """A read of this client has looked at so many records."""
         charged = self._charged_until_us
-        if client not in charged:
-            # Who is charged for nothing any more is forgotten.
+        if client not in charged and now_us > self._forgot_us:
+            self._forgot_us = now_us
             charged = {other: until for other, until in charged.items() if until > now_us}
         others = {other for other in self._eager if not self.allows(other, now_us)} - {client}
         cost_us = records * self._limits.record_us * min(1 + len(others), CLIENTS_MAX)

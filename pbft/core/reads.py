@@ -39,6 +39,7 @@ def on_read(core: Core, client: ClientKey, request: ReadRequest) -> None:
     size = sum(map(len, request.queries))
     if held.has_room(client, size):
         held.add(HeldRead(client, request, at, now_us, size))
+        held.release(core.executed)
     else:
         _refuse(core, client, request)
 

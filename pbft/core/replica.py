@@ -155,7 +155,9 @@ class Replica:
         """A fast or stale read."""
         self._begin(now)
         reads.on_read(self.core, client, read)
-        return self._finish(routine=True)
+        # Those of others that are due wait for the next step: whoever measures this one would take
+        # what they cost for this client's.
+        return self._finish(routine=True, serves_reads=False)
 
     def link(self, peer: ReplicaId, up: bool, now: Instant) -> list[Effect]:
         """The streams to and from a peer both stand (`up`), or one of them broke."""
@@ -301,7 +303,7 @@ class Replica:
             case _:
                 raise AssertionError(f"the verifier admitted a {type(inbound).__name__}")
 
-    def _finish(self, *, routine: bool = False) -> list[Effect]:
+    def _finish(self, *, routine: bool = False, serves_reads: bool = True) -> list[Effect]:
         """After each step: everything that became possible, until nothing more does.
 
         After a routine step of a healthy replica (a vote, a proposal, a request) what only time,
@@ -327,7 +329,8 @@ class Replica:
             state_transfer.advance(core)
             checkpoint.merge(core)
             status.advance(core)
-        reads.advance(core)
+        if serves_reads:
+            reads.advance(core)
         execution.flush_replies(core)
         reads.flush(core)
         effects, core.effects = core.effects, []

@@ -409,6 +409,7 @@ def installed(core: Core, sequence: SequenceNumber) -> None:
     core.diverged = False
     core.executed = sequence
     core.tail.restart(sequence)
+    core.held_reads.restart()
     execution.reload_replicated(core)
     core.sealed = {sequence: certificate.digest}
     core.unsealed.clear()

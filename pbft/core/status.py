@@ -10,7 +10,7 @@ from pbft.core import state_source, suspicion
 from pbft.core.effects import Broadcast, DecidedRecord, ReadBack, Send
 from pbft.core.log import Slot
 from pbft.core.normal_case import digests_wanted
-from pbft.core.pushes import PushKey
+from pbft.core.pushes import SMALL_BYTES, PushKey
 from pbft.core.shares import UNDER_WAY_BYTES
 from pbft.core.state import Core, Mode
 from pbft.core.tail import weight
@@ -144,15 +144,17 @@ def _push(core: Core, sender: ReplicaId, status: Status) -> None:
     """Within a budget, and what is under way already counted, a bound."""
     now_us, pushes = core.now.monotonic_us, core.pushes[sender]
     budget, room = core.settings.limits.healing_bytes_per_status, UNDER_WAY_BYTES
-    is_first = True
+    is_first = is_first_large = True
     for key, item in _pushes(core, sender, status):
         size, is_due = _size(item), pushes.allows(key, now_us)
+        is_large = size > SMALL_BYTES
         room -= size
         budget -= size if is_due else 0
-        if min(budget, room) < 0 and not is_first:
-            # The first always goes: an item may be larger than the budget.
+        # An item may be larger than the budget: the first goes, and the first large one, whatever
+        # small ones are before it.
+        if min(budget, room) < 0 and not is_first and not (is_large and is_first_large):
             return
-        is_first = False
+        is_first, is_first_large = False, is_first_large and not is_large
         if is_due:
             core.emit(Send(sender, item))
             _note_pushed(core, sender, key, item)
@@ -270,7 +272,7 @@ def _view_items(
             change = core.view_change.received[signer]
             held = status.view == core.view and status.view_changes >> signer & 1
             if not held and signer != sender and change.message.view >= core.view:
-                yield ("view_change", signer), change.signed
+                yield (f"view_change {core.view}", signer), change.signed
 
 
 def _slot_items(core: Core, slot: Slot, status: Status) -> Iterator[tuple[PushKey, PeerItem]]:
@@ -292,7 +294,7 @@ def _slot_items(core: Core, slot: Slot, status: Status) -> Iterator[tuple[PushKe
     if pre_prepare is not None and not status.accepted >> index & 1:
         body = slot.bodies.get(pre_prepare.message.digest)
         if body is not None:
-            yield ("proposal", n), Proposal(pre_prepare.signed, body.encoded)
+            yield (f"proposal {core.view}", n), Proposal(pre_prepare.signed, body.encoded)
     if not core.is_trusted:
         # The restart made votes of mine anew from the log, which may be another's.
         return

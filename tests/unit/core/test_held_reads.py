@@ -3,10 +3,12 @@
 import pytest
 
 from pbft.core.held_reads import BURST_US, CLIENTS_MAX, HeldRead, HeldReads
+from pbft.core.reads import barrier
 from pbft.core.settings import Timers
 from pbft.limits import LocalLimits
-from pbft.messages import Consistency, ReadRequest
-from tests.harness.core_cluster import SECOND
+from pbft.messages import Checkpoint, Consistency, ReadRequest, StableCertificate, Status
+from tests.harness.core_cluster import SECOND, Cluster
+from tests.harness.core_forge import INTERVAL
 from tests.harness.core_solo import Solo
 from tests.unit.core.test_reads import Wide, answers, fast
 
@@ -158,3 +160,71 @@ def test_long_reads_leave_the_replica_to_others(behind_a_barrier: bool) -> None:
     solo.cluster.advance(Timers().request_timeout_us)
     replies = {reply.nonce: reply.refused for reply in answers(solo)}
     assert replies == {0: False, 1: False, 2: False, 3: False, 4: True}, "it waited for too long"
+
+
+def test_a_replica_that_answered_all_is_at_rest() -> None:
+    """Also if the last one was as much as a step may look at."""
+    solo = Solo(limits=LocalLimits(read_records_per_step=10))
+    digest = solo.propose(1)
+    solo.prepare(1, digest)
+    solo.node.core.service = service = Wide(1)
+    service.weight = 10
+    solo.read(fast())
+    solo.commit(1, digest)
+    assert service.asked == 1
+    due_us = solo.node.replica.next_deadline_us()
+    assert due_us is not None and due_us > solo.node.core.now.monotonic_us
+
+
+def test_what_expired_in_the_queue_of_a_client_is_not_waited_for() -> None:
+    held = holding(read(ONE, 1), read(TWO, 2, since_us=5))
+    held.release(0)
+    assert [late.client for late in held.expired(0)] == [ONE]
+    assert not held.waits(ONE)
+    held.expired(5)
+    assert held.next_us(9) is None
+
+
+def test_a_read_does_not_pay_for_those_of_others() -> None:
+    """The time that one takes is measured, and its client rests for it."""
+    solo = Solo()
+    solo.node.core.service = service = Wide(1)
+    service.weight = 4 * BURST_RECORDS
+    for nonce in range(2):
+        solo.read(fast(nonce))
+    other = solo.forge.clients[1].client
+    solo.cluster.now_us += 4 * BURST_US
+    solo.node.read(other, fast(7))
+    assert [reply.nonce for reply in solo.node.read_replies()] == [0, 7]
+    assert solo.node.replica.next_deadline_us() == solo.node.core.now.monotonic_us
+    solo.node.tick()
+    assert [reply.nonce for reply in solo.node.read_replies()] == [0, 7, 1]
+
+
+def test_a_read_is_never_answered_in_an_older_state_than_its_barrier() -> None:
+    """It waits for its turn; the replica finds that its state is wrong, installs an older one, and
+    has still to execute up to the barrier."""
+    cluster = Cluster(4, limits=LocalLimits(operations_per_step=1))
+    late, client = cluster[3], cluster.forge.clients[1].client
+    late.state.domain(2).put(b"rotten", 0, b"rotten")
+    cluster.oracles.forged.add(3)
+    cluster.drop(lambda m: m.to == 3 and m.says(Checkpoint, StableCertificate, Status))
+    cluster.run(INTERVAL + 3)
+    cluster.advance(SECOND // 5)
+    late.core.held_reads.charge(client, BURST_RECORDS + 500, cluster.now_us)
+    at = barrier(late.core)
+    late.read(client, fast(7))
+    assert at == late.core.executed == INTERVAL + 3 and len(late.core.held_reads) == 1
+    cluster.drop(None)
+    stable = StableCertificate(cluster[0].core.stable.checkpoints)
+    late.receive(0, stable)
+    assert late.core.diverged
+    for _ in range(200):
+        due_us = late.replica.next_deadline_us()
+        assert due_us is not None
+        cluster.advance(max(due_us - cluster.now_us, 0))
+        answered = [reply for reply in late.read_replies() if reply.nonce == 7]
+        if answered:
+            break
+    assert not late.core.diverged
+    assert answered[0].sequence >= at and not answered[0].refused

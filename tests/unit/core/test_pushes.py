@@ -2,7 +2,8 @@
 
 from pbft.core.shares import UNDER_WAY_BYTES
 from pbft.limits import MIB, LocalLimits
-from pbft.messages import CommittedBatch
+from pbft.messages import Checkpoint, CommittedBatch
+from tests.harness.core_forge import INTERVAL
 from tests.harness.core_solo import Solo
 from tests.unit.core.test_healing import FAST_US, pushed
 
@@ -72,3 +73,12 @@ def test_the_first_goes_whatever_its_size() -> None:
     solo = Solo(limits=LocalLimits(healing_bytes_per_status=10))
     decide_large(solo, LARGE, 2)
     assert len(batches(solo)) == 1
+
+
+def test_the_first_large_one_goes_whatever_small_ones_are_before_it() -> None:
+    """A vote for a checkpoint that is not stable yet is among what is pushed each time."""
+    solo = Solo(limits=LocalLimits(healing_bytes_per_status=10_000))
+    decide_large(solo, LARGE, INTERVAL)
+    items = pushed(solo)
+    assert [type(item) for item in items] == [Checkpoint, CommittedBatch]
+    assert times(solo, 8) == [0, 2, 6], "and again, as any other"
