@@ -144,17 +144,19 @@ def _push(core: Core, sender: ReplicaId, status: Status) -> None:
     """Within a budget, and what is under way already counted, a bound."""
     now_us, pushes = core.now.monotonic_us, core.pushes[sender]
     budget, room = core.settings.limits.healing_bytes_per_status, UNDER_WAY_BYTES
-    is_first = is_first_large = True
+    is_first, large = True, set[type[PeerItem]]()
     for key, item in _pushes(core, sender, status):
         size, is_due = _size(item), pushes.allows(key, now_us)
         is_large = size > SMALL_BYTES
         room -= size
         budget -= size if is_due else 0
-        # An item may be larger than the budget: the first goes, and the first large one, whatever
-        # small ones are before it.
-        if min(budget, room) < 0 and not is_first and not (is_large and is_first_large):
-            return
-        is_first, is_first_large = False, is_first_large and not is_large
+        # An item may be larger than the budget: the first goes, and the first large one of each
+        # kind, whatever is before it: a new-view may be of no use without a decided batch.
+        if min(budget, room) < 0 and not is_first and not (is_large and type(item) not in large):
+            continue
+        is_first = False
+        if is_large:
+            large.add(type(item))
         if is_due:
             core.emit(Send(sender, item))
             _note_pushed(core, sender, key, item)
@@ -183,11 +185,8 @@ def _due_of_tail(core: Core, peer: ReplicaId, executed: SequenceNumber) -> Itera
     if executed < core.tail.floor:
         return
     for sequence in range(executed + 1, end + 1):
-        if hold is None:
-            is_due = core.pushes[peer].allows(("decided", sequence), now_us)
-        else:
-            is_due = hold.share.is_due(sequence, now_us)
-        if is_due:
+        # What is under way to a peer without a hold counts in `_push`.
+        if hold is None or hold.share.is_due(sequence, now_us):
             yield sequence
 
 
@@ -272,7 +271,7 @@ def _view_items(
             change = core.view_change.received[signer]
             held = status.view == core.view and status.view_changes >> signer & 1
             if not held and signer != sender and change.message.view >= core.view:
-                yield (f"view_change {core.view}", signer), change.signed
+                yield (f"view_change {change.message.view}", signer), change.signed
 
 
 def _slot_items(core: Core, slot: Slot, status: Status) -> Iterator[tuple[PushKey, PeerItem]]:
