@@ -141,8 +141,8 @@ class Watch:
     def began(
         self, replica: ReplicaId, executed: SequenceNumber, *, first: bool, blank: bool = False
     ) -> None:
-        """An honest replica started, with the state at `executed`; `blank`: its disk held nothing,
-        which it cannot tell from a disk that was lost."""
+        """An honest replica started, with the state at `executed`; `blank`: its disk holds nothing
+        of its own, which it cannot tell from a disk that was lost."""
         self._honest.add(replica)
         (self._blank.add if blank else self._blank.discard)(replica)
         self._executed[replica] = executed

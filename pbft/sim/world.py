@@ -8,7 +8,7 @@ from random import Random
 
 from pbft.codec import decode_message, decode_peer_item
 from pbft.core import invariants as core_invariants
-from pbft.core.effects import Broadcast, Effect, Event, EventName, SavedLog, Send
+from pbft.core.effects import Broadcast, Effect, Event, EventName, Send
 from pbft.core.settings import Settings
 from pbft.crypto.signing import ED25519, FAKE, ClientSigner, ReplicaSigner
 from pbft.crypto.verifier import Decoders, Verifier
@@ -283,7 +283,8 @@ class World:
         """See Watcher."""
         if node.is_honest:
             executed = node.state.durable_sequence
-            blank = executed == 0 and node.log.load() == SavedLog()
+            # What else is there may have been sent by peers before its first recall was answered.
+            blank = node.log.load().rejoin is None
             self.watch.began(node.place, executed, first=node.starts == 1, blank=blank)
 
     def received(self, node: Node, origin: Place, data: bytes) -> None:

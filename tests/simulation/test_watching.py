@@ -1,12 +1,13 @@
 """What a whole run must see: each of these breaks something on purpose."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pbft.core import invariants as core_invariants
-from pbft.core.effects import Effect, Halt, SavedLog
+from pbft.core.effects import Effect, Halt, Persist, RejoinRecord, SavedLog
 from pbft.core.replica import Replica
 from pbft.core.settings import MILLISECOND, SECOND, Timers
 from pbft.sim import world as world_module
@@ -19,6 +20,7 @@ from pbft.sim.world import World
 from pbft.storage.api import StorageCorrupt
 from pbft.storage.memory import MemoryLog
 from pbft.types import Instant
+from tests.unit.storage.builders import stable
 
 TIMERS = Timers(request_timeout_us=300 * MILLISECOND, request_timeout_cap_us=5 * SECOND)
 SCENARIO = Scenario(1, 4, timers=TIMERS, faults_end_us=1 * SECOND)
@@ -155,3 +157,17 @@ def test_a_record_that_changed_behind_a_replicas_back_is_seen(
     monkeypatch.setattr("pbft.sim.settle.read_everything", change)
     outcome = run()
     assert outcome.invariant == "I11" and "other records" in outcome.detail
+
+
+def test_a_disk_is_blank_until_the_first_recall_is_recorded() -> None:
+    """What peers sent a replica that does not know yet whether it lost something is no proof that
+    it did not; once it knows, a loss is one."""
+    world = World(SCENARIO, Trace(4))
+    node = world.nodes[1]
+    node.state = SimpleNamespace(durable_sequence=0)  # type: ignore[assignment]
+    world.began(node)
+    assert node.place in world.watch._blank
+    for record, is_blank in ((stable(8), True), (RejoinRecord(0, done=True), False)):
+        node.log.sync(node.log.append([Persist(record)]))
+        world.began(node)
+        assert (node.place in world.watch._blank) is is_blank
