@@ -284,7 +284,7 @@ class World:
         if node.is_honest:
             executed = node.state.durable_sequence
             # What else is there may have been sent by peers before its first recall was answered.
-            blank = node.log.load().rejoin is None
+            blank = node.log.load(executed).rejoin is None
             self.watch.began(node.place, executed, first=node.starts == 1, blank=blank)
 
     def received(self, node: Node, origin: Place, data: bytes) -> None:

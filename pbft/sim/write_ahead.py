@@ -64,7 +64,7 @@ class WriteAhead:
 
     def _seen(self, node: Node, views: defaultdict[ReplicaId, View], view: View) -> bool:
         if views[node.place] < view:
-            saved = node.log.load()
+            saved = node.log.load(node.state.durable_sequence)
             if saved.view_change is not None:
                 self._moved[node.place] = saved.view_change.view
             if saved.new_view is not None:
