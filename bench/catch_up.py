@@ -154,6 +154,14 @@ class Scene:
             await asyncio.sleep(UNPIN_SECONDS)
         await asyncio.to_thread(self.cluster.kill, VICTIM)
 
+    async def empty_victim(self) -> None:
+        """Stops it; it will begin anew with an empty directory."""
+        await self.stop_victim()
+        layout = self.cluster.layout
+        genesis = parse_genesis(layout.genesis_file.read_bytes())
+        shutil.rmtree(layout.data_directory(VICTIM))
+        create(layout.data_directory(VICTIM), genesis.cluster_id, VICTIM)
+
     async def catch_up(self) -> Transfer:
         """Starts the victim; returns when it is as far as the others were just now."""
         goal = await self.executed()
@@ -241,12 +249,8 @@ async def with_a_liar(scene: Scene) -> None:
     liar = ["--allow-fault-injection", "--fault", "poison-transfer"]
     await asyncio.to_thread(scene.cluster.stop, [LIAR])
     await asyncio.to_thread(scene.cluster.start, LIAR, liar)
-    layout = scene.cluster.layout
-    genesis = parse_genesis(layout.genesis_file.read_bytes())
     for _ in range(LIES_TRIED_MAX):
-        await scene.stop_victim()
-        shutil.rmtree(layout.data_directory(VICTIM))
-        create(layout.data_directory(VICTIM), genesis.cluster_id, VICTIM)
+        await scene.empty_victim()
         told = await scene.catch_up()
         print(f"into an empty directory, one source lies: {describe(told)}", flush=True)
         assert told.transfers > 0

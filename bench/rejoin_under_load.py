@@ -8,7 +8,6 @@ time to execute what the others order.
 import argparse
 import asyncio
 import os
-import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,9 +18,7 @@ from pbft.cli.admin import read_samples, total
 from pbft.cli.bench import connect_all
 from pbft.cli.layout import BENCH_CLIENTS_START
 from pbft.cli.supervisor import LocalCluster
-from pbft.genesis import parse_genesis
 from pbft.limits import KIB, MIB
-from pbft.storage.directory import create
 from pbft_client import Client
 
 VALUE_BYTES = 64 * KIB
@@ -31,31 +28,26 @@ STEP_SECONDS = 5.0
 @asynccontextmanager
 async def puts(client: Client, per_second: float) -> AsyncIterator[list[float]]:
     """Values of 64 KiB, so many MiB a second, each begun when it is due; yields the seconds that
-    each took."""
+    each took. Raises what the first raised that failed."""
     took: list[float] = []
-    under_way: set[asyncio.Task[None]] = set()
 
     async def put(key: int) -> None:
         begin = time.monotonic()
         await client.put(b"meanwhile/%06d" % key, os.urandom(VALUE_BYTES))
         took.append(time.monotonic() - begin)
 
-    async def drive() -> None:
+    async def drive(group: asyncio.TaskGroup) -> None:
         begin, number = time.monotonic(), 0
         while True:
             due = begin + number * VALUE_BYTES / (per_second * MIB)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            task = asyncio.create_task(put(number % KEYS))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
+            group.create_task(put(number % KEYS))
             number += 1
 
-    driver = asyncio.create_task(drive())
-    try:
+    async with asyncio.TaskGroup() as group:
+        driver = group.create_task(drive(group))
         yield took
-    finally:
         driver.cancel()
-        await asyncio.gather(*under_way)
 
 
 async def watch(scene: Scene, seconds_max: float) -> float:
@@ -95,10 +87,7 @@ async def measure(cluster: LocalCluster, options: argparse.Namespace) -> None:
         (client,) = await connect_all(stack, layout.cluster_file, keys)
         scene = Scene(cluster, client)
         await scene.write_large(0, options.megabytes)
-        await scene.stop_victim()
-        shutil.rmtree(layout.data_directory(VICTIM))
-        genesis = parse_genesis(layout.genesis_file.read_bytes())
-        create(layout.data_directory(VICTIM), genesis.cluster_id, VICTIM)
+        await scene.empty_victim()
         async with puts(client, options.rate) as took:
             await asyncio.to_thread(cluster.start, VICTIM)
             seconds = await watch(scene, options.seconds_max)

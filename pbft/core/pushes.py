@@ -12,7 +12,7 @@ from pbft.limits import KIB
 from pbft.types import Micros
 
 PushKey: TypeAlias = tuple[str, int | bytes]
-"""What was pushed: ("slot", n), ("body", d), ("view", i) ..."""
+"""What was pushed: ("decided", n), ("body", d), ("proposal v", n), ("view_change v", i) ..."""
 
 DOUBLINGS_MAX = 3
 SMALL_BYTES = 16 * KIB
