@@ -13,7 +13,7 @@ from pbft.core.settings import MILLISECOND, SECOND, Timers
 from pbft.sim import world as world_module
 from pbft.sim.runner import Outcome, run_scenario
 from pbft.sim.scenario import Damage, DiskFault, Scenario
-from pbft.sim.settle import settle
+from pbft.sim.settle import progress_bound_us, settle
 from pbft.sim.trace import Trace
 from pbft.sim.virtual_log import VirtualLog
 from pbft.sim.world import World
@@ -171,3 +171,10 @@ def test_a_disk_is_blank_until_the_first_recall_is_recorded() -> None:
         node.log.sync(node.log.append([Persist(record)]))
         world.began(node)
         assert (node.place in world.watch._blank) is is_blank
+
+
+def test_what_is_pending_when_all_is_healed_has_seconds_not_minutes() -> None:
+    """I13 with a generous bound would say nothing: f + 1 views, what is pending, and a little."""
+    world = World(SCENARIO, Trace(4))
+    assert progress_bound_us(world) < 5 * SECOND
+    assert progress_bound_us(world) > 3 * TIMERS.request_timeout_us

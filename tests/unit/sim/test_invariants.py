@@ -122,6 +122,11 @@ def committed_unprepared(scene: Scene) -> None:
     scene.decide(0, 1, scene.batch(1), prepared=False)
 
 
+def committed_unprepared_in_another_view(scene: Scene) -> None:
+    scene.decide(0, 1, scene.batch(1))
+    scene.decide(1, 1, scene.batch(1), view=1, prepared=False)
+
+
 def gap_executed(scene: Scene) -> None:
     scene.decide(0, 2, scene.batch(1))
     scene.execute(0, 2)
@@ -216,6 +221,7 @@ BREACHES: list[tuple[Callable[[Scene], None], str]] = [
     (forged_request_decided, "I3"),
     (null_batch_in_view_zero, "I3"),
     (committed_unprepared, "I4"),
+    (committed_unprepared_in_another_view, "I4"),
     (committed_batch_left_out, "I4"),
     (committed_after_it_was_left_out, "I4"),
     (executed_under_one_number, "I5"),
