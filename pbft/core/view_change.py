@@ -151,15 +151,14 @@ def _join_view(core: Core) -> View | None:
 
 
 def _advance_deadline(core: Core) -> bool:
-    """The timer for the new-view starts when q signers are at or above my view; then on to the
+    """The timer for the new-view starts when q replicas are at or above my view; then on to the
     next."""
     change = core.view_change
     if core.is_replaying:
         # No new-view counts meanwhile, so none is overdue.
         change.deadline_us = None
         return False
-    signers = sum(c.message.view >= core.view for c in change.received.values())
-    if signers < core.thresholds.quorum:
+    if _at_or_above(core) < core.thresholds.quorum:
         change.deadline_us = None
         return False
     if change.deadline_us is None:
@@ -168,6 +167,15 @@ def _advance_deadline(core: Core) -> bool:
         start(core, core.view + 1, "new_view_overdue")
         return True
     return False
+
+
+def _at_or_above(core: Core) -> int:
+    """How many replicas, I included, are at my view or above by what they last told or signed. Who
+    entered it counts: its view-change for it may never come to me, and if I had to refuse its
+    new-view, which holds one that a rejoin made void, I would wait for ever."""
+    signers = {s for s, c in core.view_change.received.items() if c.message.view >= core.view}
+    tellers = {peer for peer, status in core.peers.items() if status.view >= core.view}
+    return len({core.me} | signers | tellers)
 
 
 # Entering a view.

@@ -134,3 +134,35 @@ def test_a_view_change_of_the_present_incarnation_stays() -> None:
     solo.decide(1, solo.forge.batch(solo.forge.rejoin(2, 77)))
     assert solo.node.core.incarnations == {2: 77}
     assert set(solo.node.core.view_change.received) == {2}
+
+
+def test_a_refused_new_view_that_others_entered_is_not_waited_for_for_ever() -> None:
+    """Replica 2 signed a view-change, lost its votes and rejoined; 5 and 6 entered view 3 before
+    they executed the rejoin. They suspect it, but they are no f + 1, and the view-changes of those
+    who refuse the new-view are no q."""
+    solo = Solo(7, me=1)
+    world, core = solo.forge, solo.node.core
+    solo.decide(1, world.batch(world.rejoin(2, 77)))
+    solo.cluster.tell(1, *world.view_changes(3, (0, 3, 4)))
+    assert core.view == 3
+    changes = [*world.view_changes(3, (0, 3, 5, 6)), world.view_change(2, 3)]
+    solo.cluster.tell(1, world.new_view(3, changes))
+    assert core.entered_view == 0
+    assert core.view_change.deadline_us is None
+    solo.cluster.tell(1, world.status(5, 3, suspects=True))
+    assert core.view_change.deadline_us is not None
+    solo.cluster.advance(core.timeout_us)
+    assert core.view == 4
+
+
+def test_a_liar_that_claims_a_view_counts_once() -> None:
+    """It may sign a view-change for it as well."""
+    solo = Solo(7, me=0)
+    world, core = solo.forge, solo.node.core
+    solo.cluster.tell(0, *world.view_changes(3, (1, 3, 4)), world.status(4, 9))
+    assert core.view == 3
+    assert core.view_change.deadline_us is None
+    solo.cluster.tell(0, world.status(5, 2))
+    assert core.view_change.deadline_us is None
+    solo.cluster.tell(0, world.status(5, 3))
+    assert core.view_change.deadline_us is not None
