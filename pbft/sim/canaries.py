@@ -15,6 +15,7 @@ from pbft.quorum import Thresholds
 from pbft.sim.invariants import Violation
 from pbft.sim.scenario import Crime, Scenario
 from pbft.sim.trace import Line, Trace
+from pbft.sim.twins import Twin
 from pbft.sim.world import World
 
 PATIENCE_US = 3 * SECOND
@@ -31,6 +32,14 @@ def two_traitors_of_four(seed: int = 0, write_line: Line | None = None) -> "Sigh
     world.corrupt(0, primary)
     world.corrupt(1, Collude(world.corruption(Crime(1, Collude.name)), primary))
     return _watch(world)
+
+
+def two_twins_of_four(seed: int = 0, write_line: Line | None = None) -> "Sight":
+    """Two replicas run twice: 2 > f = 1 faults, though no line of code is corrupt."""
+    crimes = (Crime(0, Twin.name), Crime(1, Twin.name))
+    return _watch(
+        World(Scenario(seed, replicas=4, timers=TIMERS, crimes=crimes), Trace(4, write_line))
+    )
 
 
 def one_traitor_of_three(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from pbft.sim.scheduler import Scheduler
 from pbft.types import Micros
@@ -41,6 +41,22 @@ CALM = Conditions()
 """After the global stabilisation time: nothing lost, about a millisecond each way."""
 
 
+class Links(Protocol):
+    """What a network is to a replica."""
+
+    def attach(self, place: Place, receive: Receive, notice: Notice | None = None) -> None:
+        """See Network.attach."""
+        ...
+
+    def detach(self, place: Place) -> None:
+        """See Network.detach."""
+        ...
+
+    def send(self, origin: Place, to: Place, data: bytes) -> None:
+        """See Network.send."""
+        ...
+
+
 class Network:
     """Carries bytes between places and tells the ends of a link when it breaks or heals."""
 
@@ -66,6 +82,16 @@ class Network:
         """Cuts in force per direction; a direction without any is open."""
         self._hidden: Counter[tuple[Place, Place]] = Counter()
         """The part of those cuts that nobody notices."""
+        self._copies: dict[Place, Place] = {}
+        """The second place of who is in two, by the first."""
+        self._originals: dict[Place, Place] = {}
+        """The first, by the second."""
+
+    def add_copy(self, original: Place, copy: Place) -> None:
+        """Who is at `original` is at `copy` as well: what is sent there reaches both, and what
+        either sends comes from `original`."""
+        self._copies[original] = copy
+        self._originals[copy] = original
 
     def attach(self, place: Place, receive: Receive, notice: Notice | None = None) -> None:
         """Puts somebody at a place. Whoever takes notices soon hears of every link it has."""
@@ -85,6 +111,12 @@ class Network:
 
     def send(self, origin: Place, to: Place, data: bytes) -> None:
         """Puts a message on its way, if it is not lost at once."""
+        self._carry(origin, to, data)
+        copy = self._copies.get(to)
+        if copy is not None:
+            self._carry(origin, copy, data)
+
+    def _carry(self, origin: Place, to: Place, data: bytes) -> None:
         conditions, random = self.conditions, self._random
         self.sent += 1
         if self._cuts and self._cuts[origin, to]:
@@ -107,7 +139,7 @@ class Network:
     def _arrive(self, origin: Place, to: Place, data: bytes) -> None:
         receive = self._receivers.get(to)
         if receive is not None:
-            receive(origin, data)
+            receive(self._originals.get(origin, origin), data)
 
     def cut(self, directions: Iterable[tuple[Place, Place]], noticed: bool) -> None:
         """Stops these directions. An unnoticed cut swallows messages while the link seems up."""
@@ -145,7 +177,8 @@ class Network:
 
     def _tell(self, place: Place, peer: Place) -> None:
         notice = self._notices.get(place)
-        if notice is None:
+        if notice is None or peer in self._originals or self._originals.get(place) == peer:
+            # One link to a peer is told of, whether there is one of it or two.
             return
         up = self._seems_up(place, peer)
         if self._told.get((place, peer)) != up:

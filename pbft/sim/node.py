@@ -30,7 +30,7 @@ from pbft.genesis import Genesis
 from pbft.messages import Inbound, ReadRequest, Refusal, Submit
 from pbft.service.kv.store import KeyValueStore
 from pbft.sim.disk import DiskSpeed, Leaving, Outbox
-from pbft.sim.network import Network, Place
+from pbft.sim.network import Links, Place
 from pbft.sim.scheduler import Scheduler
 from pbft.sim.virtual_base import VirtualBase
 from pbft.sim.virtual_log import CrashableLog, VirtualLog
@@ -87,7 +87,7 @@ class Surroundings:
     """What the nodes of one world share."""
 
     scheduler: Scheduler
-    network: Network
+    network: Links
     genesis: Genesis
     scheme: SignatureScheme
     decoders: Decoders

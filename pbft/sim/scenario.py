@@ -17,11 +17,12 @@ from pbft.limits import LocalLimits, ProtocolLimits
 from pbft.quorum import Thresholds
 from pbft.sim.disk import DiskSpeed
 from pbft.sim.network import Conditions, Place
+from pbft.sim.twins import Twin
 from pbft.types import Micros, ReplicaId
 
 CLIENT_CRIMES = ("equivocating-client", "forging-client")
 """Byzantine clients, by the names under which --faults asks for them."""
-FAULTS = (*BEHAVIOURS, *CLIENT_CRIMES)
+FAULTS = (*BEHAVIOURS, Twin.name, *CLIENT_CRIMES)
 NO_FAULTS = "none"
 """The name with which --faults asks for honest replicas and clients only."""
 
@@ -38,6 +39,9 @@ PRIMARY = (
 """Crimes that only a primary can commit."""
 SPARED = 0.25
 """Share of the runs with room for a disk that loses what was synced."""
+TWINS = 0.1
+"""Share of the runs with crimes in which one of the corrupt commits none that anybody thought of:
+it runs twice."""
 WEARY = 0.25
 """Share of the runs in which every request is a heavy one and few have room in a batch."""
 SLOW_SEALS = 0.1
@@ -161,6 +165,10 @@ def draw_scenario(
     if faults is None and crimes and Random(f"spared {seed}").random() < SPARED:
         # Somebody less is Byzantine, so that a disk may forget instead.
         crimes = tuple(crime for crime in crimes if crime.replica != crimes[0].replica)
+    if faults is None and crimes and Random(f"twins {seed}").random() < TWINS:
+        # One of the corrupt becomes a twin instead of what it was.
+        others = tuple(crime for crime in crimes if crime.replica != crimes[0].replica)
+        crimes = (*others, Crime(crimes[0].replica, Twin.name))
     faults_end_us = random.randrange(2 * SECOND, 5 * SECOND)
     clients = random.randrange(2, 5)
     timeout_us = random.choice((300, 500, 800)) * MILLISECOND
@@ -230,7 +238,8 @@ def _draw_crimes(
         raise ConfigurationError(f"no fault {sorted(unknown)[0]!r}; known are {known}")
     if not names or (faults is None and random.random() < 0.1):
         return (), ()
-    behaviours = [name for name in names if name in BEHAVIOURS]
+    # Unless it is asked for, a twin takes the place of somebody who is drawn here.
+    behaviours = [name for name in names if name in BEHAVIOURS or (faults and name == Twin.name)]
     crimes: list[Crime] = []
     for replica in random.sample(range(n), faulty) if behaviours else ():
         for behaviour in random.sample(behaviours, min(len(behaviours), random.choice((1, 1, 2)))):

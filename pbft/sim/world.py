@@ -2,7 +2,7 @@
 
 import traceback
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
 
@@ -25,6 +25,7 @@ from pbft.sim.node import Node, Surroundings
 from pbft.sim.scenario import Crime, Cut, Outage, Scenario
 from pbft.sim.scheduler import Scheduler
 from pbft.sim.trace import Trace
+from pbft.sim.twins import CopysNetwork, Phases, Twin, draw_parts
 from pbft.sim.virtual_log import VirtualLog
 from pbft.sim.workload import draw_visits
 from pbft.sim.write_ahead import WriteAhead
@@ -83,17 +84,18 @@ class World:
         self.network = Network(self.scheduler, random, scenario.conditions, scenario.replicas)
         self.nodes = self._make_nodes()
         for crime in scenario.crimes:
-            options = dict(crime.options)
-            behaviour = make_behaviour(crime.behaviour, self.corruption(crime), options)
-            self.corrupt(crime.replica, behaviour)
+            self.corrupt(crime.replica, self._make_behaviour(crime))
         self.clients = self._make_clients()
         self.byzantine_clients = self._make_byzantine_clients()
+        self.copies = self._make_copies()
 
     def start(self) -> None:
         """Schedules what will go wrong and starts every replica."""
         self._schedule_faults()
-        for node in self.nodes:
+        for node in (*self.nodes, *self.copies):
             node.start()
+        if self.copies:
+            self._begin_phases()
 
     # Making it.
 
@@ -140,6 +142,12 @@ class World:
             random = Random(f"node {scenario.seed} {replica}")
             nodes.append(Node(surroundings, settings, signer, random, skew_us))
         return nodes
+
+    def _make_behaviour(self, crime: Crime) -> Behaviour:
+        corruption = self.corruption(crime)
+        if crime.behaviour == Twin.name:
+            return Twin(corruption)
+        return make_behaviour(crime.behaviour, corruption, dict(crime.options))
 
     def corruption(self, crime: Crime) -> Corruption:
         """What a behaviour of this replica is made with."""
@@ -202,7 +210,44 @@ class World:
             for number, crime in enumerate(scenario.client_crimes)
         ]
 
+    def _make_copies(self) -> list[Node]:
+        """The second node of each twin, at a place beyond all others."""
+        scenario = self.scenario
+        copies = []
+        place = scenario.replicas + scenario.clients + len(scenario.client_crimes)
+        for crime in scenario.crimes:
+            if crime.behaviour != Twin.name:
+                continue
+            original = self.nodes[crime.replica]
+            self.network.add_copy(original.place, place)
+            surroundings = replace(original.world, network=CopysNetwork(self.network, place))
+            random = Random(f"copy {scenario.seed} {original.place}")
+            copy = Node(surroundings, original.settings, original.signer, random)
+            copy.behaviour = Several((Twin(self.corruption(crime)),))
+            copies.append(copy)
+            place += 1
+        return copies
+
     # What goes wrong with it.
+
+    def _begin_phases(self) -> None:
+        """Nobody is cut off before it is a member: who first starts when the others hold votes is
+        amnesiac to itself, and that would be one faulty replica more."""
+        scenario = self.scenario
+        random = Random(f"phases {scenario.seed}")
+        ends = scenario.replicas + scenario.clients + len(scenario.client_crimes)
+        twins = [(node.place, ends + number) for number, node in enumerate(self.copies)]
+        others = sorted(set(range(ends)) - {original for original, _ in twins})
+        for original, _ in twins:
+            self.note(f"replica {original} runs twice: what is told of it is told of both")
+        phases = Phases(
+            self.scheduler,
+            self.network,
+            lambda: draw_parts(random, others, twins, scenario.replicas),
+            random,
+            scenario.faults_end_us,
+        )
+        phases.begin(lambda: all(map(_is_member, self.honest)))
 
     def _schedule_faults(self) -> None:
         for cut in self.scenario.cuts:
@@ -269,7 +314,7 @@ class World:
     def behaviours(self) -> Counter[str]:
         """How often each behaviour acted, by name."""
         acted: Counter[str] = Counter()
-        for node in self.nodes:
+        for node in (*self.nodes, *self.copies):
             if isinstance(node.behaviour, Several):
                 for behaviour in node.behaviour.behaviours:
                     acted[behaviour.name] += behaviour.acted
@@ -351,3 +396,8 @@ class World:
             where = traceback.format_exception(error)
             raise Violation("I17", f"replica {node.place}: {''.join(where[-6:])}") from error
         self.note(f"corrupt replica {node.place} gave up: {error}")
+
+
+def _is_member(node: Node) -> bool:
+    """Whether it runs and its first recall is answered."""
+    return node.replica is not None and node.replica.core.recalling is None

@@ -4,7 +4,7 @@ import pytest
 
 from pbft.errors import ConfigurationError
 from pbft.genesis import Genesis
-from pbft.sim.canaries import one_traitor_of_three, two_traitors_of_four
+from pbft.sim.canaries import one_traitor_of_three, two_traitors_of_four, two_twins_of_four
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -12,6 +12,14 @@ def test_two_traitors_of_four_break_agreement(seed: int) -> None:
     seen = two_traitors_of_four(seed)
     assert seen.violation is not None and seen.violation.invariant == "I1"
     assert seen.violation.culprits == {0, 1}, "two certificates convict f + 1"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_twins_of_four_break_agreement(seed: int) -> None:
+    """Every line that runs is honest code."""
+    seen = two_twins_of_four(seed)
+    assert seen.violation is not None and seen.violation.invariant in ("I1", "I4")
+    assert seen.violation.culprits <= {0, 1}
 
 
 def test_three_replicas_with_a_quorum_of_three_stop_for_one_silent_traitor() -> None:

@@ -9,6 +9,7 @@ from pbft.errors import ConfigurationError
 from pbft.faults.registry import BEHAVIOURS
 from pbft.quorum import Thresholds
 from pbft.sim.scenario import CLIENT_CRIMES, draw_scenario
+from pbft.sim.twins import Twin
 
 SEEDS = range(400)
 
@@ -41,7 +42,19 @@ def test_together_the_seeds_draw_everything() -> None:
         drawn["power"] += len({outage.replica for outage in scenario.outages}) == scenario.replicas
         drawn["loss"] += scenario.conditions.lost > 0
         drawn["quiet"] += scenario.quiet_timeouts >= 100
-    wanted = {*BEHAVIOURS, *CLIENT_CRIMES, "n=4", "n=5", "n=6", "n=7", "K=4", "K=64", "P=1", "P=8"}
+    wanted = {
+        *BEHAVIOURS,
+        Twin.name,
+        *CLIENT_CRIMES,
+        "n=4",
+        "n=5",
+        "n=6",
+        "n=7",
+        "K=4",
+        "K=64",
+        "P=1",
+        "P=8",
+    }
     wanted |= {"cut", "hidden", "crash", "freeze", "power", "loss", "quiet"}
     rare = {name for name in wanted if drawn[name] < 4}
     assert not rare
@@ -61,6 +74,20 @@ def test_faults_that_are_named_are_the_only_ones() -> None:
         assert {crime.behaviour for crime in scenario.crimes} == {"silent"}
         assert set(scenario.client_crimes) <= {"equivocating-client"}
         assert draw_scenario(seed, (4,), ["none"]).crimes == ()
+
+
+def test_a_twin_takes_the_place_of_one_that_is_corrupt() -> None:
+    """It is drawn apart from all others, so that seeds stand for what they drew before."""
+    twins = 0
+    for seed in SEEDS:
+        crimes = draw_scenario(seed, (4, 7)).crimes
+        doubled = {crime.replica for crime in crimes if crime.behaviour == Twin.name}
+        twins += len(doubled)
+        assert len(doubled) <= 1
+        assert not any(c.replica in doubled for c in crimes if c.behaviour != Twin.name)
+    assert twins >= 10
+    named = draw_scenario(1, (7,), [Twin.name]).crimes
+    assert len({crime.replica for crime in named}) == 2
 
 
 def test_unknown_names_and_sizes_are_refused() -> None:
