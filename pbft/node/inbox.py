@@ -185,8 +185,10 @@ class Inbox:
         return self._own.popleft() if self._own else None
 
     async def put_peer_items(self, peer: ReplicaId, items: Sequence[bytes]) -> None:
-        """Appends what a peer sent; returns when its stream may be read on."""
+        """Appends what a peer sent; returns when its stream may be read on. A peer that connects
+        again has its place still: what the new stream brings waits as the old one's reader did."""
         source = self._peer_sources[peer]
+        await self.peers.wait_for_room(source)
         self.peers.add(source, items)
         self.wake()
         await self.peers.wait_for_room(source)
@@ -199,6 +201,10 @@ class Inbox:
         if source is None:
             source = Source(ClientOrigin(stream, client), CLIENT_SOURCE_BYTES)
             self._client_sources[stream] = source
+        await self.clients.wait_for_room(source)
+        if self._client_sources.get(stream) is not source:
+            # Its stream was dropped meanwhile.
+            return
         self.clients.add(source, items)
         self.wake()
         await self.clients.wait_for_room(source)

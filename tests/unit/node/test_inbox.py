@@ -84,6 +84,22 @@ def test_a_flood_waits_at_its_origin_and_others_do_not() -> None:
     asyncio.run(scenario())
 
 
+def test_a_peer_that_connects_again_and_again_has_one_place() -> None:
+    """Each new stream ends the reader of the one before, whose frame is waiting already."""
+
+    async def scenario() -> None:
+        inbox = Inbox(4)
+        for _ in range(10):
+            reader = asyncio.create_task(inbox.put_peer_items(1, [bytes(PEER_SOURCE_BYTES)]))
+            await breathe()
+            reader.cancel()
+            await asyncio.wait([reader])
+        assert inbox.peers.waiting_bytes == PEER_SOURCE_BYTES + ITEM_BYTES
+        await asyncio.wait_for(inbox.put_peer_items(2, [b"x"]), 5)
+
+    asyncio.run(scenario())
+
+
 def test_clients_are_bounded_each_and_together() -> None:
     async def scenario() -> None:
         inbox = Inbox(4)
@@ -103,6 +119,28 @@ def test_clients_are_bounded_each_and_together() -> None:
             pass
         async with asyncio.timeout(60):
             await asyncio.gather(alone, *tasks)
+
+    asyncio.run(scenario())
+
+
+def test_new_streams_wait_for_the_lane_with_their_first_frame() -> None:
+    async def scenario() -> None:
+        inbox = Inbox(4)
+        frames = 2 * CLIENTS_BYTES // CLIENT_SOURCE_BYTES
+        tasks = [
+            asyncio.create_task(inbox.put_client_items(i, CLIENT, [bytes(CLIENT_SOURCE_BYTES)]))
+            for i in range(frames)
+        ]
+        await breathe()
+        assert inbox.clients.waiting_bytes < CLIENTS_BYTES + 2 * CLIENT_SOURCE_BYTES
+        assert inbox.forget_client(frames - 1) == 0
+        taken = 0
+        async with asyncio.timeout(60):
+            while not all(task.done() for task in tasks):
+                taken += inbox.clients.take() is not None
+                await asyncio.sleep(0)
+        assert taken == frames - 1, "what a dropped stream brought is not taken in"
+        assert not inbox.has_client(frames - 1)
 
     asyncio.run(scenario())
 
