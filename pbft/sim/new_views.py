@@ -46,6 +46,9 @@ class NewViewWatch:
         """A view-change was sent. Returns what it makes possible that must not be, if anything."""
         message = decode_message(Kind.VIEW_CHANGE, signed.payload)
         assert isinstance(message, ViewChange)
+        if message.replica != signed.signer:
+            # Nobody takes in what one says in another's name.
+            return None
         try:
             valid = verify_view_change(message, signed, self._genesis, self._verifier)
         except Rejected:
