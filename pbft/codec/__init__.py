@@ -21,6 +21,7 @@ from pbft.codec.client import (
 from pbft.codec.envelope import decode_signed, encode_signed
 from pbft.codec.peer import (
     STATE_CHUNK_TAG,
+    STATE_LEAVES_TAG,
     decode_challenge,
     decode_peer_frame,
     decode_peer_item,
@@ -38,6 +39,7 @@ from pbft.codec.statements import (
 
 __all__ = [
     "STATE_CHUNK_TAG",
+    "STATE_LEAVES_TAG",
     "decode_batch",
     "decode_challenge",
     "decode_client_frame",

@@ -25,8 +25,10 @@ from pbft.messages import (
 )
 from pbft.wire import peer_pb2
 
+STATE_LEAVES_TAG = b"\x3a"
+"""How an item that holds leaves begins ..."""
 STATE_CHUNK_TAG = b"\x42"
-"""How an item that holds a chunk begins."""
+"""... and one that holds a chunk."""
 _CHALLENGE_NONCE_BYTES = 32
 _LEAF_SUM_BYTES = 512
 _DOMAIN_MAX = 255

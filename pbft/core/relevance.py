@@ -76,7 +76,7 @@ def relevance(core: Core, sender: ReplicaId, message: Candidate) -> Reason | Non
         case StableCertificate():
             return _check_stable(core, message)
         case StateLeaves():
-            return Reason.UNWANTED if core.transfer is None else None
+            return state_transfer.check_leaves(core, sender)
         case StateChunk():
             return state_transfer.check_chunk(core, sender)
         case _:

@@ -175,19 +175,25 @@ def _passed_over(transfer: Transfer) -> set[ReplicaId]:
     return transfer.demoted | transfer.slow | transfer.stalled.keys()
 
 
-def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
-    """A source's certificate and leaves: the first right ones fix what is transferred."""
+def check_leaves(core: Core, sender: ReplicaId) -> Reason | None:
+    """Whether leaves of this source could be of use."""
     transfer = core.transfer
     if transfer is None or transfer.installing:
-        core.reject("state_leaves", Reason.UNWANTED, sender)
-        return
-    certificate = checkpoint_certificate(leaves.checkpoints, core.genesis)
+        return Reason.UNWANTED
     if sender in transfer.demoted:
-        core.reject("state_leaves", Reason.BAD_SNAPSHOT, sender)
+        return Reason.BAD_SNAPSHOT
+    return Reason.UNWANTED if sender in _passed_over(transfer) else None
+
+
+def on_leaves(core: Core, sender: ReplicaId, leaves: VerifiedLeaves) -> None:
+    """A source's certificate and leaves: the first right ones fix what is transferred."""
+    reason = check_leaves(core, sender)
+    if reason is not None:
+        core.reject("state_leaves", reason, sender)
         return
-    if sender in _passed_over(transfer):
-        core.reject("state_leaves", Reason.UNWANTED, sender)
-        return
+    transfer = core.transfer
+    assert transfer is not None
+    certificate = checkpoint_certificate(leaves.checkpoints, core.genesis)
     if certificate.sequence < least_useful(core):
         core.reject("state_leaves", Reason.SEQUENCE_LOW, sender)
         return

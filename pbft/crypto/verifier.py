@@ -11,6 +11,7 @@ from typing import TypeAlias, TypeVar, cast
 
 from pbft.codec import (
     STATE_CHUNK_TAG,
+    STATE_LEAVES_TAG,
     decode_batch,
     decode_message,
     decode_peer_item,
@@ -93,7 +94,11 @@ _DIRECT = frozenset({Kind.STATUS, Kind.RECALL, Kind.RECALLED})
 S = TypeVar("S", Commit, Checkpoint)
 
 
-_SOME_CHUNK = StateChunk(0, (), b"", 0)
+_OF_A_TRANSFER: Sequence[tuple[bytes, StateLeaves | StateChunk]] = (
+    (STATE_LEAVES_TAG, StateLeaves(StableCertificate(()), ())),
+    (STATE_CHUNK_TAG, StateChunk(0, (), b"", 0)),
+)
+"""How what a transfer brings begins, and one that stands for all of its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +139,10 @@ class Verifier:
 
         Raises Rejected; nothing else comes out whatever the bytes are.
         """
-        if item.startswith(STATE_CHUNK_TAG):
-            # Nothing takes longer to build, and whether it is wanted depends on its sender only.
-            self._require_relevant(sender, _SOME_CHUNK)
+        for tag, stand_in in _OF_A_TRANSFER:
+            if item.startswith(tag):
+                # Nothing takes longer to build, and whether it is wanted depends on its sender.
+                self._require_relevant(sender, stand_in)
         decoded = self._decoders.peer_item(item)
         match decoded:
             case Signed():

@@ -39,6 +39,9 @@ FAULTY = frozenset(
 )
 """Reasons that no honest sender gives: each is charged to the stream it came through. An honest
 replica relays only what it verified itself."""
+DEAR_SECONDS = 0.005
+"""Whatever takes longer to refuse is charged, too: what honest peers send in vain costs less, or
+comes seldom (a large body that another peer has brought)."""
 
 
 class Network:
@@ -188,9 +191,10 @@ class Network:
         self, peer: ReplicaId, message: str, reason: Reason, seconds: float = 0.0
     ) -> None:
         """Counts an item of a peer that was not accepted, which took so long to find, and charges
-        the peer if it is its fault."""
+        the peer if it is its fault or was dear."""
         self.on_rejection(message, reason, peer)
-        if reason in FAULTY and not self._acceptor.on_fault(peer, seconds):
+        is_charged = reason in FAULTY or seconds > DEAR_SECONDS
+        if is_charged and not self._acceptor.on_fault(peer, seconds):
             dropped = self._inbox.forget_peer_items(peer)
             self._metrics.on_rejection("peer_item", Reason.RATE_LIMIT, peer, dropped)
             self._log.warning("peer_throttled", peer=peer, dropped=dropped)

@@ -302,10 +302,10 @@ def test_relevance_is_asked_before_any_signature(world: Cluster) -> None:
                 world.committed(batch),
                 world.stable(),
                 StateRequest(1, 2),
-                leaves,
             )
         ),
-        # Refused before it is decoded.
+        # Refused before they are decoded.
+        (leaves, 3, StateLeaves(StableCertificate(()), ())),
         (StateChunk(64, (), b""), 3, StateChunk(0, (), b"", 0)),
     ]
     for item, sender, message in cases:

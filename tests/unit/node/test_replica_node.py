@@ -22,13 +22,15 @@ from pbft.codec import (
     decode_message,
     encode_client_frame,
     encode_client_item,
+    encode_message,
     encode_peer_frame,
+    encode_peer_item,
 )
 from pbft.core.effects import AcceptedRecord, Persist, Truncate
 from pbft.crypto.keys import generate_key_pair, save_key_pair
 from pbft.errors import ConfigurationError, Reason
 from pbft.genesis import dump_genesis
-from pbft.messages import Outcome, Replies, Request, Signed, Submit
+from pbft.messages import Kind, NewView, Outcome, Replies, Request, Signed, Submit
 from pbft.node import replica_node
 from pbft.node.config import Address, NodeConfiguration, dump_configuration
 from pbft.node.event_log import EventLog
@@ -263,6 +265,30 @@ def test_peer_that_floods_with_bad_items_is_thrown_out(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_peer_whose_items_are_dear_to_refuse_is_thrown_out(tmp_path: Path) -> None:
+    """Each is well formed, and of a view that is over: no fault, but 40 ms of the event loop."""
+    view_changes = (Signed(Kind.VIEW_CHANGE, 0, b"", bytes(64)),) * 16_000
+    payload = encode_message(NewView(2, view_changes, ()))
+    dear = encode_peer_item(Signed(Kind.NEW_VIEW, 1, payload, bytes(64)))
+
+    async def scenario() -> None:
+        async with running(configurations(tmp_path)[:1]) as nodes:
+            port = nodes[0].configuration.peer_address.port
+            async with raw_stream(port, "Peer") as peer:
+                await peer_hello(peer, replica=2)
+                with pytest.raises((grpc.RpcError, asyncio.InvalidStateError)):
+                    for _ in range(40):
+                        await peer.write(encode_peer_frame([dear] * 5))
+            status = await status_when(
+                nodes[0], lambda status: "rate_limit" in status["rejections"]
+            )
+            assert 1 <= status["rejections"]["not_primary"] < 400
+            assert any(event["event"] == "peer_throttled" for event in nodes[0].events())
+            assert not nodes[0].task.done()
+
+    asyncio.run(scenario())
+
+
 def test_a_failed_sync_ends_the_process_before_anything_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,7 +424,7 @@ def test_a_listener_that_grpc_ends_ends_the_replica(
             ports = {"Peer": configuration.peer_address, "Gateway": configuration.client_address}
             async with grpc.aio.insecure_channel(str(ports[service])) as channel:
                 wrong = channel.stream_stream(b"/pbft.wire.Peer/\xff")()
-                with pytest.raises(grpc.RpcError):
+                with pytest.raises((grpc.RpcError, asyncio.InvalidStateError)):
                     await wrong.read()
                 async with asyncio.timeout(30):
                     with pytest.raises(ListenerEnded, match="gRPC ended a listener"):
