@@ -153,11 +153,18 @@ class Replica:
 
     def read(self, client: ClientKey, read: ReadRequest, now: Instant) -> list[Effect]:
         """A fast or stale read."""
+        self.take_read(client, read, now)
+        return self.answer_reads(now)
+
+    def take_read(self, client: ClientKey, read: ReadRequest, now: Instant) -> None:
+        """One of several reads that came together: `answer_reads` is to follow at once."""
         self._begin(now)
         reads.on_read(self.core, client, read)
-        # Those of others that are due wait for the next step: whoever measures this one would take
-        # what they cost for this client's.
-        return self._finish(routine=True, serves_reads=False)
+
+    def answer_reads(self, now: Instant) -> list[Effect]:
+        """Answers the reads that were taken, each client's with one signature."""
+        self._begin(now)
+        return self._finish(routine=True)
 
     def link(self, peer: ReplicaId, up: bool, now: Instant) -> list[Effect]:
         """The streams to and from a peer both stand (`up`), or one of them broke."""
@@ -303,7 +310,7 @@ class Replica:
             case _:
                 raise AssertionError(f"the verifier admitted a {type(inbound).__name__}")
 
-    def _finish(self, *, routine: bool = False, serves_reads: bool = True) -> list[Effect]:
+    def _finish(self, *, routine: bool = False) -> list[Effect]:
         """After each step: everything that became possible, until nothing more does.
 
         After a routine step of a healthy replica (a vote, a proposal, a request) what only time,
@@ -329,8 +336,7 @@ class Replica:
             state_transfer.advance(core)
             checkpoint.merge(core)
             status.advance(core)
-        if serves_reads:
-            reads.advance(core)
+        reads.advance(core)
         execution.flush_replies(core)
         reads.flush(core)
         effects, core.effects = core.effects, []

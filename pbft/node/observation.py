@@ -109,9 +109,13 @@ class ObservedCore:
         self._timer.begin(request.message, now.monotonic_us)
         return self._watch(self._core.submit(request, full_results, now), now)
 
-    def read(self, client: ClientKey, request: ReadRequest, now: Instant) -> list[Effect]:
+    def take_read(self, client: ClientKey, request: ReadRequest, now: Instant) -> None:
         """See Steps."""
-        return self._watch(self._core.read(client, request, now), now)
+        self._core.take_read(client, request, now)
+
+    def answer_reads(self, now: Instant) -> list[Effect]:
+        """See Steps."""
+        return self._watch(self._core.answer_reads(now), now)
 
     def link(self, peer: ReplicaId, up: bool, now: Instant) -> list[Effect]:
         """See Steps."""

@@ -76,7 +76,9 @@ class Steps(Protocol):
         self, request: Authenticated[Request], full_results: bool, now: Instant
     ) -> list[Effect]: ...
 
-    def read(self, client: ClientKey, request: ReadRequest, now: Instant) -> list[Effect]: ...
+    def take_read(self, client: ClientKey, request: ReadRequest, now: Instant) -> None: ...
+
+    def answer_reads(self, now: Instant) -> list[Effect]: ...
 
     def link(self, peer: ReplicaId, up: bool, now: Instant) -> list[Effect]: ...
 
@@ -156,6 +158,8 @@ class Runtime:
         self._peers = len(genesis.replicas) - 1
         self._read_rest = ReadRest()
         self._stopping = False
+        self._reads_taken = False
+        """Reads of this turn are to be answered."""
         self._deadline_us: Micros | None = None
         """When the core wants a tick."""
         self.behaviour: Behaviour | None = None
@@ -200,9 +204,14 @@ class Runtime:
                 break
         while (held := self._read_rest.take(time.monotonic())) is not None:
             if self._inbox.has_client(held[0].stream):
-                effects += self._answer(*held)
+                self._take_read(*held)
                 break
         now = self._clock()
+        if self._reads_taken:
+            # One signature for all that came of a client: for many small reads it is most of the
+            # work.
+            self._reads_taken = False
+            effects += self._core.answer_reads(now)
         if self._deadline_us is not None and self._deadline_us <= now.monotonic_us:
             effects += self._core.tick(now)
         self._perform(effects)
@@ -253,7 +262,8 @@ class Runtime:
                     return self._core.submit(request, decoded.full_results, self._clock())
                 case ReadRequest():
                     message = "read_request"
-                    return self._step_read(origin, decoded)
+                    self._step_read(origin, decoded)
+                    return []
                 case Signed():
                     raise Rejected(Reason.UNWANTED, "a second Hello")
         except Rejected as rejected:
@@ -261,20 +271,19 @@ class Runtime:
             self._complaints.reject_client_item(origin.stream, message, rejected.reason, took)
             return []
 
-    def _step_read(self, origin: ClientOrigin, read: ReadRequest) -> list[Effect]:
+    def _step_read(self, origin: ClientOrigin, read: ReadRequest) -> None:
         self._check_read(read)
         self._metrics.on_message("in", "read_request")
         if not self._read_rest.must_wait(origin.client, time.monotonic()):
-            return self._answer(origin, read)
-        if not self._read_rest.hold(origin, read):
+            self._take_read(origin, read)
+        elif not self._read_rest.hold(origin, read):
             raise Rejected(Reason.RATE_LIMIT, "too many reads while its client's long ones rest")
-        return []
 
-    def _answer(self, origin: ClientOrigin, read: ReadRequest) -> list[Effect]:
+    def _take_read(self, origin: ClientOrigin, read: ReadRequest) -> None:
         began = time.thread_time()
-        effects = self._core.read(origin.client, read, self._clock())
+        self._core.take_read(origin.client, read, self._clock())
+        self._reads_taken = True
         self._read_rest.note(origin.client, time.thread_time() - began, time.monotonic())
-        return effects
 
     def _check_read(self, request: ReadRequest) -> None:
         """Reads are not signed and not ordered, so their bounds are checked here. Raises

@@ -186,7 +186,7 @@ def test_what_expired_in_the_queue_of_a_client_is_not_waited_for() -> None:
 
 
 def test_a_read_does_not_pay_for_those_of_others() -> None:
-    """The time that one takes is measured, and its client rests for it."""
+    """The time that taking one takes is measured, and its client rests for it."""
     solo = Solo()
     solo.node.core.service = service = Wide(1)
     service.weight = 4 * BURST_RECORDS
@@ -194,10 +194,9 @@ def test_a_read_does_not_pay_for_those_of_others() -> None:
         solo.read(fast(nonce))
     other = solo.forge.clients[1].client
     solo.cluster.now_us += 4 * BURST_US
-    solo.node.read(other, fast(7))
-    assert [reply.nonce for reply in solo.node.read_replies()] == [0, 7]
-    assert solo.node.replica.next_deadline_us() == solo.node.core.now.monotonic_us
-    solo.node.tick()
+    solo.node.replica.take_read(other, fast(7), solo.node.now())
+    assert list(solo.node.core.read_replies) == [other]
+    solo.node.step(solo.node.replica.answer_reads)
     assert [reply.nonce for reply in solo.node.read_replies()] == [0, 7, 1]
 
 

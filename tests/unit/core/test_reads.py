@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pbft.codec import decode_message, encode_message
+from pbft.core.effects import Answer
 from pbft.core.execution import parts
 from pbft.core.reads import barrier
 from pbft.crypto.digest import query_digest, results_digest
@@ -444,3 +445,19 @@ def test_a_result_that_no_message_can_carry_is_told_by_its_digest() -> None:
 def test_limits_under_which_an_answer_would_not_fit_are_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="one message"):
         replace(ProtocolLimits(), **{name: 12 * MIB})
+
+
+def test_reads_that_came_together_are_answered_with_one_signature_for_each_client() -> None:
+    solo = Solo()
+    replica, now = solo.node.replica, solo.node.now()
+    one, two = (solo.forge.clients[number].client for number in (0, 1))
+    for client, nonce in ((one, 1), (two, 2), (one, 3)):
+        replica.take_read(client, fast(nonce), now)
+    told = []
+    for effect in replica.answer_reads(now):
+        assert isinstance(effect, Answer)
+        message = decode_message(effect.replies.kind, effect.replies.payload)
+        assert isinstance(message, ReadReplies) and message.client == effect.client
+        told.append((effect.client, [reply.nonce for reply in message.replies]))
+    assert told == [(one, [1, 3]), (two, [2])]
+    assert replica.answer_reads(now) == []

@@ -70,8 +70,11 @@ class Core:
     ) -> list[Effect]:
         return self._step("submit")
 
-    def read(self, client: ClientKey, request: ReadRequest, now: Instant) -> list[Effect]:
-        return self._step("read")
+    def take_read(self, client: ClientKey, request: ReadRequest, now: Instant) -> None:
+        self._step("read")
+
+    def answer_reads(self, now: Instant) -> list[Effect]:
+        return self._step("answer reads")
 
     def link(self, peer: int, up: bool, now: Instant) -> list[Effect]:
         return self._step(f"link {peer} {up}")
@@ -133,7 +136,7 @@ def test_every_step_reaches_the_core_and_every_effect_comes_back() -> None:
         it.start(NOW, b""),
         it.receive(2, StateChunk(64, (), b""), NOW),
         it.submit(request(1), True, NOW),
-        it.read(CLIENT, READ, NOW),
+        it.answer_reads(NOW),
         it.link(1, True, NOW),
         it.sealed(64, bytes(32), NOW),
         it.merged(64, NOW),
@@ -141,16 +144,18 @@ def test_every_step_reaches_the_core_and_every_effect_comes_back() -> None:
         it.tick(NOW),
     ]
     assert steps == [[event]] * 9
+    it.take_read(CLIENT, READ, NOW)
     assert core.steps == [
         "start",
         "receive 2",
         "submit",
-        "read",
+        "answer reads",
         "link 1 True",
         "sealed 64",
         "merged 64",
         "installed 128",
         "tick",
+        "read",
     ]
     assert it.next_deadline_us() == 99
     assert told(events) == [("suspected", 3, 0, 0, "request")] * 9
