@@ -159,6 +159,15 @@ def _is_bygone(vote: PrePrepare | Prepare | Commit, persisted_view: View) -> boo
     return isinstance(vote, PrePrepare) and vote.view < persisted_view
 
 
+def note_loss(core: Core) -> None:
+    """A statement of mine came back that is not on record. Nobody else can have signed it, and
+    nothing leaves before its record is durable."""
+    if core.recalling is not None:
+        core.recalling.lacking = True
+    elif core.rejoining is None:
+        _lose(core)
+
+
 def _lose(core: Core) -> None:
     """From now on, until rejoined, this replica signs no vote. The incarnation grows with the
     clock."""

@@ -91,6 +91,11 @@ def _consider(
         core.accuse("pre_prepare", vote.sequence, vote.view, known.signed, pre_prepare.signed)
         core.reject("pre_prepare", Reason.DIGEST_CONFLICT, pre_prepare.signer)
         return
+    if known is None and pre_prepare.signer == core.me:
+        # I signed it and do not know it: what else I signed I may not know either.
+        amnesia.note_loss(core)
+        core.reject("pre_prepare", Reason.UNWANTED, pre_prepare.signer)
+        return
     is_first = slot.waiting is None
     if is_first:
         slot.waiting_since_us = core.now.monotonic_us

@@ -8,7 +8,16 @@ import pytest
 
 from pbft.core.effects import EventName
 from pbft.core.state import Mode
-from pbft.messages import Prepare, Recall, Recalled, Signed, ViewChange
+from pbft.messages import (
+    Commit,
+    Prepare,
+    Proposal,
+    Recall,
+    Recalled,
+    Signed,
+    Status,
+    ViewChange,
+)
 from pbft.storage.memory import MemoryBase, MemoryLog
 from tests.harness.core_cluster import SECOND, Cluster
 from tests.harness.core_forge import INTERVAL
@@ -210,3 +219,51 @@ def test_a_view_change_that_came_in_a_new_view_is_told(restarts: bool) -> None:
     assert solo.node.core.entered_view == 3
     solo.cluster.tell(solo.me, solo.forge.sign(peer, Recall(peer, b"a" * 32)))
     assert solo.node.sent(Recalled)[-1].view_change is not None
+
+
+def set_back_primary() -> Cluster:
+    """Replica 0 proposed batch 3 to replica 3 alone, and came back with the directory of before it;
+    the answer of 3 to its recall got lost."""
+    cluster = Cluster(4)
+    cluster.run(2)
+    cluster.advance(2 * SECOND)
+    backup = copy.deepcopy((cluster[0].log, cluster[0].base))
+    cluster.drop(
+        lambda m: (
+            (m.says(Proposal) and m.to != 3)
+            or m.says(Prepare, Commit, Status)
+            or m.to == 0
+            or m.sender == 3
+        )
+    )
+    cluster.submit(cluster.forge.request(3), to=[0])
+    cluster[0].crash()
+    cluster[0].log, cluster[0].base = backup
+    cluster.oracles.forged.add(0)
+    cluster.drop(lambda m: m.says(Recalled) and m.sender == 3)
+    cluster[0].start()
+    cluster.settle()
+    return cluster
+
+
+def test_a_primary_whose_own_proposal_comes_back_unknown_has_lost_votes() -> None:
+    cluster = set_back_primary()
+    primary = cluster[0]
+    assert primary.core.recalling is None and primary.core.rejoining is None
+    cluster.drop(None)
+    cluster.advance(SECOND)
+    assert primary.events(EventName.AMNESIA)
+    cluster.submit(cluster.forge.request(4), to=range(4))
+    cluster.advance(10 * SECOND)
+    assert min(cluster.executed()) >= 4
+    assert primary.core.rejoining is None, "it rejoined"
+
+
+def test_what_comes_back_before_the_recall_is_answered_counts_as_well() -> None:
+    solo = Solo(4, me=0)
+    solo.node.crash()
+    solo.node.start()
+    solo.cluster.tell(0, solo.forge.proposal(1, solo.batch(1)), sender=3)
+    assert not solo.node.events(EventName.AMNESIA)
+    solo.recall()
+    assert solo.node.events(EventName.AMNESIA)
