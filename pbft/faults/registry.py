@@ -15,6 +15,7 @@ from pbft.faults.primary import (
     Split,
     WithholdBody,
 )
+from pbft.faults.small_scope import SmallScope
 from pbft.faults.testimony import LyingCheckpoint, LyingStatus, PoisonTransfer, WrongReply
 from pbft.faults.view_change import ForgeViewChange, OmitViewChange, WrongNewView
 from pbft.faults.votes import ConflictingVotes, StrayVotes, WrongDigest
@@ -106,6 +107,7 @@ BEHAVIOURS: Mapping[str, Callable[[Corruption, Options], Behaviour]] = {
 ON_DEMAND: Mapping[str, Callable[[Corruption, Options], Behaviour]] = {
     **BEHAVIOURS,
     Partition.name: _partition,
+    SmallScope.name: _plain(SmallScope),
 }
 """Every behaviour that can be asked for by name. The simulator has cuts of its own, and what it
 draws from must not change: its seeds stand for what they drew."""

@@ -12,6 +12,7 @@ from random import Random
 from pbft.core.settings import MILLISECOND, SECOND, Timers
 from pbft.errors import ConfigurationError
 from pbft.faults.registry import BEHAVIOURS
+from pbft.faults.small_scope import SmallScope
 from pbft.genesis import ProtocolConstants
 from pbft.limits import LocalLimits, ProtocolLimits
 from pbft.quorum import Thresholds
@@ -22,7 +23,9 @@ from pbft.types import Micros, ReplicaId
 
 CLIENT_CRIMES = ("equivocating-client", "forging-client")
 """Byzantine clients, by the names under which --faults asks for them."""
-FAULTS = (*BEHAVIOURS, Twin.name, *CLIENT_CRIMES)
+DRAWN_APART = (SmallScope.name, Twin.name)
+"""What takes the place of a crime by name in some runs."""
+FAULTS = (*BEHAVIOURS, *DRAWN_APART, *CLIENT_CRIMES)
 NO_FAULTS = "none"
 """The name with which --faults asks for honest replicas and clients only."""
 
@@ -39,9 +42,9 @@ PRIMARY = (
 """Crimes that only a primary can commit."""
 SPARED = 0.25
 """Share of the runs with room for a disk that loses what was synced."""
-TWINS = 0.1
-"""Share of the runs with crimes in which one of the corrupt commits none that anybody thought of:
-it runs twice."""
+APART = 0.2
+"""Share of the runs with crimes in which one of the corrupt commits none that anybody thought
+of."""
 WEARY = 0.25
 """Share of the runs in which every request is a heavy one and few have room in a batch."""
 SLOW_SEALS = 0.1
@@ -165,10 +168,10 @@ def draw_scenario(
     if faults is None and crimes and Random(f"spared {seed}").random() < SPARED:
         # Somebody less is Byzantine, so that a disk may forget instead.
         crimes = tuple(crime for crime in crimes if crime.replica != crimes[0].replica)
-    if faults is None and crimes and Random(f"twins {seed}").random() < TWINS:
-        # One of the corrupt becomes a twin instead of what it was.
+    apart = Random(f"apart {seed}")
+    if faults is None and crimes and apart.random() < APART:
         others = tuple(crime for crime in crimes if crime.replica != crimes[0].replica)
-        crimes = (*others, Crime(crimes[0].replica, Twin.name))
+        crimes = (*others, Crime(crimes[0].replica, apart.choice(DRAWN_APART)))
     faults_end_us = random.randrange(2 * SECOND, 5 * SECOND)
     clients = random.randrange(2, 5)
     timeout_us = random.choice((300, 500, 800)) * MILLISECOND
@@ -238,8 +241,9 @@ def _draw_crimes(
         raise ConfigurationError(f"no fault {sorted(unknown)[0]!r}; known are {known}")
     if not names or (faults is None and random.random() < 0.1):
         return (), ()
-    # Unless it is asked for, a twin takes the place of somebody who is drawn here.
-    behaviours = [name for name in names if name in BEHAVIOURS or (faults and name == Twin.name)]
+    # Unless they are asked for, they take the place of somebody who is drawn here.
+    apart = () if faults is None else DRAWN_APART
+    behaviours = [name for name in names if name in BEHAVIOURS or name in apart]
     crimes: list[Crime] = []
     for replica in random.sample(range(n), faulty) if behaviours else ():
         for behaviour in random.sample(behaviours, min(len(behaviours), random.choice((1, 1, 2)))):

@@ -8,7 +8,7 @@ import pytest
 from pbft.errors import ConfigurationError
 from pbft.faults.registry import BEHAVIOURS
 from pbft.quorum import Thresholds
-from pbft.sim.scenario import CLIENT_CRIMES, draw_scenario
+from pbft.sim.scenario import CLIENT_CRIMES, DRAWN_APART, draw_scenario
 from pbft.sim.twins import Twin
 
 SEEDS = range(400)
@@ -42,19 +42,8 @@ def test_together_the_seeds_draw_everything() -> None:
         drawn["power"] += len({outage.replica for outage in scenario.outages}) == scenario.replicas
         drawn["loss"] += scenario.conditions.lost > 0
         drawn["quiet"] += scenario.quiet_timeouts >= 100
-    wanted = {
-        *BEHAVIOURS,
-        Twin.name,
-        *CLIENT_CRIMES,
-        "n=4",
-        "n=5",
-        "n=6",
-        "n=7",
-        "K=4",
-        "K=64",
-        "P=1",
-        "P=8",
-    }
+    wanted = {*BEHAVIOURS, *DRAWN_APART, *CLIENT_CRIMES, "n=4", "n=5", "n=6", "n=7"}
+    wanted |= {"K=4", "K=64", "P=1", "P=8"}
     wanted |= {"cut", "hidden", "crash", "freeze", "power", "loss", "quiet"}
     rare = {name for name in wanted if drawn[name] < 4}
     assert not rare
