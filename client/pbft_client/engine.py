@@ -47,7 +47,13 @@ from pbft_client.errors import (
 from pbft_client.gathering import Call, Transmission
 from pbft_client.link import ReplicaLink
 from pbft_client.reads import Reads, ReadSettings, ReadSettlement
-from pbft_client.session import REQUEST_OVERHEAD_BYTES, Session, SessionSettings, Settlement
+from pbft_client.session import (
+    REQUEST_OVERHEAD_BYTES,
+    Session,
+    SessionSettings,
+    Settlement,
+    first_session,
+)
 
 _FORGOTTEN = "executed, but the replicas no longer keep the result"
 
@@ -111,7 +117,8 @@ class Engine:
         random = secrets.SystemRandom().random
         verifier = ReplicaVerifier(genesis, signer.scheme)
         self.opener = EnvelopeOpener(signer.client, verifier.is_authentic)
-        self.session = Session(genesis, signer, now().wall_us, random, settings.session)
+        session = first_session(now().wall_us, random)
+        self.session = Session(genesis, signer, session, random, settings.session)
         self.reads = Reads(genesis, secrets.randbits(64), random, settings.reads)
         self._deadlines: Deadlines[PendingCall] = Deadlines()
         self._links = [

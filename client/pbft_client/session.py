@@ -33,6 +33,13 @@ REQUEST_OVERHEAD_BYTES = 256
 """More than all fields of a Request but its operations take."""
 OPERATION_OVERHEAD_BYTES = 5
 """Tag and length of one operation, at most."""
+OPENING_SPREAD = 1 << 10
+"""The first session's number is drawn among so many, in case another process of this key starts at
+the same moment. They are microseconds: fewer than connecting takes, so numbers grow over
+restarts."""
+REOPENING_SPREAD = 1 << 16
+"""The number of one that follows another is drawn among so many: other processes of this key may be
+told the same highest session at the same time."""
 
 
 class RequestSigner(Protocol):
@@ -135,6 +142,11 @@ class Submission(Carrier):
         return encode_client_item(Submit(self._signed, full_results))
 
 
+def first_session(wall_us: Micros, random: Callable[[], float]) -> int:
+    """The number of the session of a process that starts now."""
+    return wall_us + int(random() * OPENING_SPREAD)
+
+
 class Session:
     """The requests of one client process. Not thread-safe; performs no IO."""
 
@@ -146,7 +158,8 @@ class Session:
         random: Callable[[], float],
         settings: SessionSettings | None = None,
     ) -> None:
-        """`session`: wall-clock microseconds now; `random`: uniform in [0, 1), for jitter only."""
+        """`session`: see `first_session`; `random`: uniform in [0, 1), for jitter and the numbers
+        of sessions that follow."""
         self._settings = settings or SessionSettings()
         self._thresholds = genesis.thresholds
         self._window = genesis.limits.requests_in_flight
@@ -464,6 +477,8 @@ class Session:
         lost = (Outcome.SESSION_EXPIRED, Outcome.SESSION_CLOSED, Outcome.CONFLICT)
         if submission.closing or submission.session != self.session or decision.outcome not in lost:
             return
-        self.session = max(now.wall_us, decision.highest_session + 1, self.session + 1)
+        lowest = max(now.wall_us, decision.highest_session + 1, self.session + 1)
+        # Two processes that chose alike would take, and settle, each other's numbers.
+        self.session = lowest + int(self._random() * REOPENING_SPREAD)
         self._last_number = 0
         self._unsettled.clear()

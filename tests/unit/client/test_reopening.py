@@ -4,6 +4,7 @@ import pytest
 
 from pbft.messages import Outcome
 from pbft_client.gathering import GatherSettings
+from pbft_client.session import OPENING_SPREAD, REOPENING_SPREAD, first_session
 from tests.unit.client.test_session import SESSION, Driver
 from tests.unit.client.world import at, reply
 
@@ -64,6 +65,25 @@ def test_a_reopened_session_is_another_one_whatever_the_clock_says() -> None:
         settlements = driver.session.receive(envelope, at(0, wall_us=1))
     assert len(settlements) == 1
     assert driver.session.session == SESSION + 1
+
+
+def test_two_processes_told_the_same_highest_session_reopen_as_two() -> None:
+    """Else one acknowledges the numbers of the other, which are then never executed."""
+    chosen = set()
+    for random in (0.0, 0.5, 1 - 2**-53):
+        driver = Driver()
+        driver.random = random
+        driver.calls(b"a")
+        driver.poll(0)
+        driver.settle(1, results=(), outcome=Outcome.SESSION_EXPIRED, highest_session=5_000)
+        chosen.add(driver.session.session)
+    assert chosen == {5_001, 5_001 + REOPENING_SPREAD // 2, 5_000 + REOPENING_SPREAD}
+
+
+def test_two_processes_that_start_at_the_same_moment_have_two_sessions() -> None:
+    draws = iter([0.25, 0.75])
+    first, second = (first_session(SESSION, draws.__next__) for _ in range(2))
+    assert SESSION <= first < second < SESSION + OPENING_SPREAD
 
 
 def test_f_replicas_cannot_expire_a_session() -> None:

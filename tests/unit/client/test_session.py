@@ -24,7 +24,11 @@ class Driver:
         assert isinstance(gather, GatherSettings)
         chosen = SessionSettings(gather=gather, retransmission_jitter=0.0)
         chosen = replace(chosen, **settings)  # type: ignore[arg-type]
-        self.session = Session(self.world.genesis, self.world.signer, SESSION, lambda: 0.5, chosen)
+        self.random = 0.0
+        """What is drawn next, and from then on."""
+        self.session = Session(
+            self.world.genesis, self.world.signer, SESSION, lambda: self.random, chosen
+        )
         self.digests: dict[tuple[int, int], bytes] = {}
         for replica in up:
             self.session.link_up(replica)
