@@ -4,6 +4,8 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -38,10 +40,13 @@ class SyncClient:
         self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._client: Client | None = None
-        self._lock = threading.Lock()
-        """Held while the loop is given something to do, so that its end comes after all of it."""
+        self._lock = threading.RLock()
+        """Held while the loop is given something to do, so that its end comes after all of it. A
+        signal handler, or `__del__`, may use the client while its thread holds it."""
         self._closed = False
         """The loop is told to end, and given nothing more to do."""
+        self._stopping = False
+        """The loop has heard of it."""
         self._thread = threading.Thread(target=self._serve, name="pbft_client", daemon=True)
         self._thread.start()
 
@@ -88,9 +93,10 @@ class SyncClient:
         were sent; the others, and those that come later, raise ClientClosed."""
         self._require_own_process()
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._loop.call_soon_threadsafe(self._loop.stop)
+            self._closed = True
+            # Told each time: a signal handler may come between these lines, and waits for the end.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._stop)
         self._thread.join()
 
     def put(
@@ -191,10 +197,10 @@ class SyncClient:
 
     def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         with self._lock:
-            if self._closed:
-                coroutine.close()
-                raise ClientClosed("the client is closed")
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            future = None if self._closed else self._begin(coroutine)
+        if future is None:
+            coroutine.close()
+            raise ClientClosed("the client is closed")
         try:
             return future.result()
         except BaseException:
@@ -202,7 +208,22 @@ class SyncClient:
             future.cancel()
             raise
 
+    def _begin(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result] | None:
+        """Gives it to the loop; None if a signal handler closed the client meanwhile."""
+        future: Future[Result] | None = None
+        with suppress(RuntimeError):
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        if self._loop.is_closed() and future is not None and not future.done():
+            # It came too late for the end of the loop, which waits for all that was begun.
+            return None
+        return future
+
     # In the background thread.
+
+    def _stop(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self._loop.stop()
 
     def _serve(self) -> None:
         """Runs the loop until `close`, and then until everything that was begun has ended."""

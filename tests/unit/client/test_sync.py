@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from pbft_client.engine import ClientSettings
 from pbft_client.errors import ClientClosed, ClientError, OutcomeUnknown, TooFewAnswers
 from pbft_client.sync import SyncClient
 from tests.unit.client.fake_cluster import FakeCluster
+
+WATCHED = "watched"
+"""The thread of a call that a test interrupts."""
 
 
 @pytest.fixture
@@ -166,3 +169,77 @@ def test_no_call_hangs_however_closing_meets_it(cluster: FakeCluster) -> None:
         assert not client._thread.is_alive()
     assert set(ends) <= {ClientClosed, OutcomeUnknown, TooFewAnswers}
     assert ends.count(ClientClosed) == 40
+
+
+def interrupt(
+    client: SyncClient, monkeypatch: pytest.MonkeyPatch, handler: Callable[[], None], late: bool
+) -> None:
+    """Runs `handler` as a signal would be handled: in the thread that gives the loop something to
+    do, before it finds that the loop is not closed, or after."""
+    handlers = [handler]
+    check = client._loop._check_closed  # type: ignore[attr-defined]
+
+    def checked() -> None:
+        if late:
+            check()
+        # gRPC has a thread of its own that tells the loop something.
+        if handlers and threading.current_thread().name == WATCHED:
+            handlers.pop()()
+        if not late:
+            check()
+
+    monkeypatch.setattr(client._loop, "_check_closed", checked)
+
+
+def run_watched(call: Callable[[], object]) -> list[object]:
+    """What a call returned or raised; fails if it hangs."""
+    ends: list[object] = []
+
+    def run() -> None:
+        try:
+            ends.append(call())
+        except ClientError as error:
+            ends.append(type(error))
+
+    # A daemon: one that hangs must not keep the tests from ending.
+    thread = threading.Thread(target=run, name=WATCHED, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    return ends
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_signal_handler_may_use_it_in_the_midst_of_a_call(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    client = SyncClient.connect(cluster.file)
+    revisions: list[int] = []
+
+    def handler() -> None:
+        revisions.append(client.put(b"handler", b"v").revision)
+
+    interrupt(client, monkeypatch, handler, late)
+    assert run_watched(lambda: client.put(b"k", b"v").revision) == [3]
+    assert revisions == [2]
+    client.close()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_call_that_a_signal_handler_closes_the_client_under_is_refused(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    client = SyncClient.connect(cluster.file)
+    interrupt(client, monkeypatch, client.close, late)
+    assert run_watched(lambda: client.put(b"k", b"v")) == [ClientClosed]
+    assert not client._thread.is_alive()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_closing_may_be_interrupted_by_closing(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    client = SyncClient.connect(cluster.file)
+    interrupt(client, monkeypatch, client.close, late)
+    assert run_watched(client.close) == [None]
+    assert not client._thread.is_alive()
