@@ -208,6 +208,8 @@ class Engine:
             return await call.future, call.index
         except asyncio.CancelledError as error:
             error.args = (Cancellation(self._give_up(call)), *error.args)
+            # What waits may have its place.
+            self._schedule_flush()
             raise
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
 """The engine and the event loop that it runs in."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from unittest.mock import patch
 
@@ -55,6 +55,40 @@ async def test_closing_ends_what_was_not_sent_as_that(tmp_path: Path) -> None:
         ends = await asyncio.gather(*sent, *waiting, return_exceptions=True)
         expected = [OutcomeUnknown, TooFewAnswers, ClientClosed, ClientClosed]
         assert [type(end) for end in ends] == expected
+
+
+@pytest.mark.parametrize(
+    "call", [lambda client: client.put(b"k", b"v"), lambda client: client.get(b"k")]
+)
+def test_what_waits_takes_the_place_of_a_call_that_is_cancelled(
+    tmp_path: Path, call: Callable[[Client], Coroutine[None, None, object]]
+) -> None:
+    """At once: nothing else need happen for hours."""
+    one_at_a_time = GatherSettings(under_way=1)
+    session = SessionSettings(one_at_a_time, retransmission_first_us=3_600_000_000)
+    reads = ReadSettings(one_at_a_time, linearizable_wait_us=3_600_000_000)
+
+    @in_loop
+    async def scenario() -> None:
+        async with FakeCluster(tmp_path) as cluster:
+            client = await cluster.connect(session=session, reads=reads, timeout_seconds=60.0)
+            await cluster.streams(4)
+            for replica in cluster.replicas:
+                replica.is_silent = True
+            engine = client._engine
+            sent = asyncio.ensure_future(call(client))
+            await until(lambda: engine.session.under_way + len(engine.reads._under_way) == 1)
+            waiting = asyncio.ensure_future(call(client))
+            await asyncio.sleep(0.02)
+            for replica in cluster.replicas:
+                replica.is_silent = False
+            sent.cancel()
+            async with asyncio.timeout(20):
+                await waiting
+            assert sent.cancelled()
+            await client.close()
+
+    scenario()
 
 
 def calls_of(client: Client) -> list[Coroutine[None, None, object]]:
