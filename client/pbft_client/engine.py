@@ -49,6 +49,7 @@ from pbft_client.link import ReplicaLink
 from pbft_client.reads import Reads, ReadSettings, ReadSettlement
 from pbft_client.session import (
     REQUEST_OVERHEAD_BYTES,
+    SESSION_LOST,
     Session,
     SessionSettings,
     Settlement,
@@ -342,11 +343,11 @@ class Engine:
                     future.set_result(settlement)
 
     def _ask_again(self, call: PendingCall, decision: Decision) -> bool:
-        """Asks anew a query whose result the replicas no longer keep; False for what may have
-        changed something, and for whatever else it was decided."""
-        is_forgotten = decision.outcome is Outcome.RESULT_FORGOTTEN
+        """Asks anew, until its deadline, a query whose result the replicas no longer keep, or whose
+        session was lost; False for what may have changed something, and for any other fate."""
+        is_unanswered = decision.outcome in (Outcome.RESULT_FORGOTTEN, *SESSION_LOST)
         is_over = call.future.done() or self._closing is not None
-        if not is_forgotten or call.changes or is_over:
+        if not is_unanswered or call.changes or is_over:
             return False
         call.carrier = None
         self.session.enqueue(call)

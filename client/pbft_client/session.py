@@ -41,6 +41,9 @@ REOPENING_SPREAD = 1 << 16
 """The number of one that follows another is drawn among so many: other processes of this key may be
 told the same highest session at the same time."""
 
+SESSION_LOST = (Outcome.SESSION_EXPIRED, Outcome.SESSION_CLOSED, Outcome.CONFLICT)
+"""Outcomes of a request after which its session is of no use any more."""
+
 
 class RequestSigner(Protocol):
     """Signs as the client (pbft.crypto.signing.ClientSigner)."""
@@ -474,8 +477,8 @@ class Session:
     def _reopen_if_needed(self, submission: Submission, decision: Decision, now: Instant) -> None:
         """Goes on in a new session if the present one is closed, or is another process's as
         well."""
-        lost = (Outcome.SESSION_EXPIRED, Outcome.SESSION_CLOSED, Outcome.CONFLICT)
-        if submission.closing or submission.session != self.session or decision.outcome not in lost:
+        is_lost = decision.outcome in SESSION_LOST
+        if submission.closing or submission.session != self.session or not is_lost:
             return
         lowest = max(now.wall_us, decision.highest_session + 1, self.session + 1)
         # Two processes that chose alike would take, and settle, each other's numbers.

@@ -8,12 +8,13 @@ from unittest.mock import patch
 import pytest
 import uvloop
 
+from pbft.messages import Outcome
 from pbft_client.client import Client
 from pbft_client.engine import ClientSettings, Engine
-from pbft_client.errors import ClientClosed, OutcomeUnknown, TooFewAnswers
+from pbft_client.errors import ClientClosed, OutcomeUnknown, TooFewAnswers, may_take_effect
 from pbft_client.gathering import GatherSettings
 from pbft_client.reads import ReadSettings
-from pbft_client.session import SessionSettings
+from pbft_client.session import SESSION_LOST, SessionSettings
 from tests.unit.client.fake_cluster import FakeCluster, in_loop, until
 from tests.unit.client.world import World
 
@@ -87,6 +88,50 @@ def test_what_waits_takes_the_place_of_a_call_that_is_cancelled(
                 await waiting
             assert sent.cancelled()
             await client.close()
+
+    scenario()
+
+
+@pytest.mark.parametrize("outcome", SESSION_LOST)
+def test_an_ordered_read_is_asked_again_in_the_session_after_the_lost_one(
+    tmp_path: Path, outcome: Outcome
+) -> None:
+    """It changed nothing, so neither that it is unknown nor that it was rejected is worth an
+    error."""
+
+    @in_loop
+    async def scenario() -> None:
+        async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+            await client.put(b"k", b"v")
+            order = cluster.order
+            before, order.outcome = len(order.submitted), outcome
+            read = asyncio.ensure_future(client.get(b"k", consistency="ordered"))
+            await until(lambda: len(order.submitted) > before + 1)
+            order.outcome = Outcome.EXECUTED
+            pair = await read
+            assert pair is not None
+            assert pair.value == b"v"
+            asked = order.submitted[before:]
+            assert len({request.session for request in asked}) == len(asked)
+            assert {request.operations for request in asked} == {asked[0].operations}
+
+    scenario()
+
+
+@pytest.mark.parametrize("outcome", SESSION_LOST)
+def test_an_ordered_read_that_finds_no_session_until_its_deadline_changed_nothing(
+    tmp_path: Path, outcome: Outcome
+) -> None:
+    @in_loop
+    async def scenario() -> None:
+        async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+            cluster.order.outcome = outcome
+            with pytest.raises(TooFewAnswers) as caught:
+                await client.get(b"k", consistency="ordered", timeout=0.1)
+            assert not may_take_effect(caught.value)
+            asked = len(cluster.order.submitted)
+            await asyncio.sleep(0.1)
+            assert len(cluster.order.submitted) <= asked + 1, "what was on its way"
 
     scenario()
 
