@@ -133,8 +133,11 @@ class Client:
         return_previous: bool = False,
         timeout: float | None = None,
     ) -> DeleteResult:
-        """Deletes a key, an interval [key, range_end), or all keys with a prefix. Raises a
-        ClientError."""
+        """Deletes a key, an interval [key, range_end), or all keys with a prefix.
+
+        Two values of `range_end` are no end of an interval, as in etcd: b"" is the key alone, like
+        None; b"\\0" is the key and all above it. Raises a ClientError.
+        """
         start, end = kv.interval_of(key, prefix, range_end)
         operation = kv.encode_delete(start, end, return_previous=return_previous)
         return kv.decode_delete(*await self._ordered(operation, True, timeout))
@@ -174,7 +177,7 @@ class Client:
         timeout: float | None = None,
     ) -> RangeResult:
         """One key, an interval [key, range_end), or all keys with a prefix, ascending; `start`
-        leaves out those below it.
+        leaves out those below it. `range_end` of b"" or b"\\0" is special, as for `delete`.
 
         `limit` 0 means all; `revision` 0 the latest. `with_revision` asks a fast read for the
         revision of the store too, which makes it match less often while others write.

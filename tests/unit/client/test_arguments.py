@@ -76,3 +76,14 @@ def test_a_view_of_larger_items_is_spelled_by_its_bytes() -> None:
     words = memoryview(bytes(range(16))).cast("I")
     encoded = kv.encode_put(b"k", words, return_previous=False)  # type: ignore[arg-type]
     assert encoded == kv.encode_put(b"k", bytes(range(16)), return_previous=False)
+
+
+@in_loop
+async def test_two_ends_of_an_interval_are_special_as_in_etcd(tmp_path: Path) -> None:
+    async with FakeCluster(tmp_path) as cluster, await cluster.connect() as client:
+        for end, keys in ((b"", [b"b"]), (b"\0", [b"b", b"c"]), (b"\0\0", []), (b"c", [b"b"])):
+            for key in (b"a", b"b", b"c"):
+                await client.put(key, b"v")
+            found = await client.range(b"b", range_end=end)
+            assert [pair.key for pair in found] == keys
+            assert (await client.delete(b"b", range_end=end)).deleted == len(keys)
