@@ -76,7 +76,10 @@ class PeerLimits:
     twice this at the latest. Whoever comes back is healed by what it lacks then; a backlog of old
     votes, each to be verified, would only keep it from that."""
     connections: int = 256
-    """Whoever opens them: further ones are closed at once."""
+    """Whoever opens them: further ones are closed at once. Those without a stream give way before
+    (`crowd`) ..."""
+    idle_connections_per_peer: int = 4
+    """... and those of one certificate without a stream, beyond so many."""
     handshake_seconds: float = 5.0
     handshakes: int = 64
     """Streams whose Hello has not come yet ..."""
@@ -95,7 +98,10 @@ class ClientLimits:
     """Bounds on what one client, and all of them together, can make this replica hold or do."""
 
     connections: int = 4_608
-    """Whoever opens them: further ones are closed at once. Most have one stream."""
+    """Whoever opens them: further ones are closed at once. Those without a stream give way before
+    (`crowd`); most have one."""
+    idle_connections_per_client: int = 8
+    """Those of one certificate without a stream; the oldest beyond give way."""
     streams: int = 4_096
     streams_per_client: int = 8
     """Past their handshake; as many more may be in it."""

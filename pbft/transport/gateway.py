@@ -26,6 +26,7 @@ from pbft.transport.api import (
     ClientSink,
     HelloVerifier,
 )
+from pbft.transport.crowd import Crowd
 from pbft.transport.fault_budget import FaultBudget
 from pbft.transport.grpc_options import server_options
 from pbft.transport.listener import (
@@ -89,6 +90,7 @@ class Gateway:
         self._door = Doorkeeper(
             limits.handshakes, limits.streams_per_client, limits.handshake_seconds
         )
+        self._crowd = Crowd(limits.connections, limits.idle_connections_per_client)
         self._is_secure = False
         self._stopping = False
         self._numbers = count()
@@ -117,6 +119,7 @@ class Gateway:
         port = bind(self._server, address, identity)
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+        self._crowd.start(address, port)
         return port
 
     async def until_ended(self) -> None:
@@ -126,6 +129,7 @@ class Gateway:
     async def close(self) -> None:
         """Ends every stream and stops listening."""
         self._stopping = True
+        await self._crowd.close()
         await self._health.enter_graceful_shutdown()
         for stream in list(self._streams.values()):
             stream.closing.close(SHUTDOWN)
@@ -168,7 +172,9 @@ class Gateway:
         stream.closing.close(Goodbye.because(Reason.QUEUE_FULL))
 
     async def _connect(self, _requests: object, context: Context) -> None:
-        await end(context, await self._attend(context))
+        with self._crowd.stream(context):
+            goodbye = await self._attend(context)
+        await end(context, goodbye)
 
     async def _attend(self, context: Context) -> Goodbye | None:
         """One stream, from its certificate to its end."""

@@ -17,6 +17,7 @@ from pbft.transport.api import (
     PeerLimits,
     PeerSink,
 )
+from pbft.transport.crowd import Crowd
 from pbft.transport.fault_budget import FaultBudget
 from pbft.transport.grpc_options import server_options
 from pbft.transport.listener import (
@@ -63,6 +64,7 @@ class PeerAcceptor:
         self._door = Doorkeeper(
             limits.handshakes, limits.handshakes_per_peer, limits.handshake_seconds
         )
+        self._crowd = Crowd(limits.connections, limits.idle_connections_per_peer)
         self._stopping = False
         self._peers = {
             peer: _Peer(
@@ -84,6 +86,7 @@ class PeerAcceptor:
         self._is_secure = identity is not None
         port = bind(self._server, address, identity)
         await self._server.start()
+        self._crowd.start(address, port)
         return port
 
     async def until_ended(self) -> None:
@@ -93,6 +96,7 @@ class PeerAcceptor:
     async def close(self) -> None:
         """Ends every stream and stops listening."""
         self._stopping = True
+        await self._crowd.close()
         for peer in self._peers.values():
             if peer.closing is not None:
                 peer.closing.close(SHUTDOWN)
@@ -110,7 +114,9 @@ class PeerAcceptor:
         return False
 
     async def _connect(self, _requests: object, context: Context) -> None:
-        await end(context, await self._attend(context))
+        with self._crowd.stream(context):
+            goodbye = await self._attend(context)
+        await end(context, goodbye)
 
     async def _attend(self, context: Context) -> Goodbye | None:
         """One stream, from its certificate to its end."""

@@ -140,8 +140,9 @@ async def gateway(
 
 @asynccontextmanager
 async def raw_stream(port: int, service: str) -> AsyncIterator[grpc.aio.StreamStreamCall]:
-    """A stream that says whatever the test wants."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=UNLIMITED) as channel:
+    """A stream on a connection of its own that says whatever the test wants."""
+    options = [*UNLIMITED, ("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         call = channel.stream_stream(f"/pbft.wire.{service}/Connect")()
         try:
             yield call

@@ -3,7 +3,7 @@
 import asyncio
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,7 @@ OTHER_CLUSTER = Authority(OTHER_GENESIS.cluster_id, AUTHORITY.certificate, AUTHO
 LISTENERS = ["Peer", "Gateway"]
 ALICE, BOB = (key.public for key in CLIENT_KEYS[:2])
 UP = (1, Direction.OUTBOUND, True)
+CONNECTED = grpc.ChannelConnectivity.READY
 SMALL = PeerLimits(handshakes=4, handshakes_per_peer=4)
 SMALL_GATEWAY = ClientLimits(handshakes=4)
 
@@ -106,17 +107,27 @@ async def dialler(sink: Sink, port: int, shown: TlsIdentity | None) -> AsyncIter
         await it.close()
 
 
+def channel_to(
+    port: int, shown: TlsIdentity | None, authority: Authority = AUTHORITY
+) -> grpc.aio.Channel:
+    """A connection of its own by TLS, with or without a certificate."""
+    trusted = authority.certificate.public_bytes(Encoding.PEM)
+    pair = (shown.key, shown.certificate) if shown is not None else (None, None)
+    options = [
+        ("grpc.ssl_target_name_override", server_name(GENESIS.cluster_id, 1)),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    credentials = grpc.ssl_channel_credentials(trusted, *pair)
+    return grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options)
+
+
 @asynccontextmanager
 async def stream(
     port: int, service: str, shown: TlsIdentity | None, authority: Authority = AUTHORITY
 ) -> AsyncIterator[grpc.aio.StreamStreamCall]:
     """A stream by TLS, with or without a certificate of its own."""
-    trusted = authority.certificate.public_bytes(Encoding.PEM)
-    pair = (shown.key, shown.certificate) if shown is not None else (None, None)
-    options = [("grpc.ssl_target_name_override", server_name(GENESIS.cluster_id, 1))]
-    credentials = grpc.ssl_channel_credentials(trusted, *pair)
-    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as it:
-        call = it.stream_stream(f"/pbft.wire.{service}/Connect")()
+    async with channel_to(port, shown, authority) as channel:
+        call = channel.stream_stream(f"/pbft.wire.{service}/Connect")()
         try:
             yield call
         finally:
@@ -327,5 +338,39 @@ def test_who_fills_the_handshakes_keeps_nobody_else_out(tmp_path: Path, service:
                 for holder in waiting:
                     holder.cancel()
                 await asyncio.wait(waiting, timeout=0.5)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("service", LISTENERS)
+def test_the_connections_of_one_certificate_without_a_stream_are_few(
+    tmp_path: Path, service: str
+) -> None:
+    async def scenario() -> None:
+        files, few = Files(tmp_path), 2
+        limits = (
+            PeerLimits(idle_connections_per_peer=few),
+            ClientLimits(idle_connections_per_client=few),
+        )
+        issued = {
+            "Peer": [AUTHORITY.issue_replica(2), AUTHORITY.issue_replica(3)],
+            "Gateway": [AUTHORITY.issue_client(ALICE), AUTHORITY.issue_client(BOB)],
+        }
+        one, other = map(files.identity, issued[service])
+        async with AsyncExitStack() as stack:
+            ports = await stack.enter_async_context(listening(files, Sink(), *limits))
+
+            async def connected(shown: TlsIdentity, with_stream: bool = False) -> grpc.aio.Channel:
+                channel = await stack.enter_async_context(channel_to(ports[service], shown))
+                call = channel.stream_stream(f"/pbft.wire.{service}/Connect")()
+                assert isinstance(await call.read(), bytes)
+                if not with_stream:
+                    call.cancel()
+                return channel
+
+            kept = [await connected(one, with_stream=True), await connected(other)]
+            crowd = [await connected(one) for _ in range(4 * few)]
+            await until(lambda: sum(it.get_state() is CONNECTED for it in crowd) == few)
+            assert [it.get_state() for it in kept] == [CONNECTED, CONNECTED]
 
     asyncio.run(scenario())
